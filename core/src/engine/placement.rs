@@ -1,0 +1,1 @@
+//! The next map from the last one and the nodes there are.

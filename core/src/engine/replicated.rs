@@ -1,0 +1,1 @@
+//! State that the log replicates.
