@@ -4,7 +4,10 @@ pub mod engine;
 pub mod ids;
 pub mod limits;
 pub mod log_message;
+#[cfg_attr(not(funk_mutants), allow(unused))]
+pub mod mutants;
 mod raft;
 pub mod runtime;
 pub mod time;
+pub mod timing;
 pub mod transport;

@@ -1,0 +1,63 @@
+//! Deliberate faults, to prove that the checks see. Compiled in under `--cfg funk_mutants` only.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// A deliberate fault.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[cfg_attr(not(funk_mutants), allow(dead_code))]
+        pub enum Mutant {
+            $($(#[$doc])* $name,)*
+        }
+
+        #[cfg(funk_mutants)]
+        impl Mutant {
+            /// All of them, with the name used on command lines.
+            pub const ALL: &'static [(Mutant, &'static str)] = &[$((Mutant::$name, $text),)*];
+        }
+    };
+}
+
+mutants! {
+    /// The acknowledgement is sent while guards are still in flight (rule S2).
+    AckBeforeDrain = "ack-before-drain",
+    /// A silent node is excused without waiting for its lease (rules L2, L4).
+    CommitWithoutLeaseWait = "commit-without-lease-wait",
+    /// Grants go on although no quorum answers (rule L3).
+    GrantWithoutQuorum = "grant-without-quorum",
+    /// Epochs are computed from the proposal and not from the committed map (rule P2).
+    EpochsFromPending = "epochs-in-entry",
+    /// Snapshots forget the pending proposal (rule P3).
+    SnapshotWithoutPending = "snapshot-without-pending",
+    /// A renewal revives guards issued before a lapse (rule S6).
+    RenewalRevivesLapsed = "renewal-revives-lapsed",
+}
+
+#[cfg(not(funk_mutants))]
+#[inline(always)]
+pub(crate) const fn mutated(_mutant: Mutant) -> bool {
+    false
+}
+
+#[cfg(funk_mutants)]
+mod switch {
+    use super::Mutant;
+    use std::cell::Cell;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Switches one fault on (or all off) for this thread.
+    pub fn set_mutant(mutant: Option<Mutant>) {
+        ACTIVE.with(|active| active.set(mutant));
+    }
+
+    pub(crate) fn mutated(mutant: Mutant) -> bool {
+        ACTIVE.with(|active| active.get() == Some(mutant))
+    }
+}
+
+#[cfg(funk_mutants)]
+pub(crate) use switch::mutated;
+#[cfg(funk_mutants)]
+pub use switch::set_mutant;
