@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::BootstrapMessage;
-use crate::ids::{BootId, LogIndex, Term};
+use crate::ids::{BootId, LogIndex, ShardId, Term};
 use crate::time::Time;
 
 /// One datagram of the protocol. Lossy: every message is repeated until its effect is seen.
@@ -29,6 +29,8 @@ pub struct Ping {
     pub boot: BootId,
     /// The lease, if the leader may grant one now.
     pub grant: Option<Grant>,
+    /// Nothing is held against the receiver's going any more: it owns nothing and is no raft member (rule M5).
+    pub dismissed: bool,
 }
 
 /// A promise not to give the receiver's shards away until `stamp + L` on the receiver's clock.
@@ -53,4 +55,6 @@ pub struct Pong {
     pub applied: LogIndex,
     /// The latest proposal whose lost shards the sender has fully drained; acknowledges it in `term`.
     pub acked: Option<LogIndex>,
+    /// Shards that the sender owns but could not acquire, at most [`MAX_UNACQUIRABLE`](super::MAX_UNACQUIRABLE) of them.
+    pub unacquirable: Vec<ShardId>,
 }

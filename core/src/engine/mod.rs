@@ -4,30 +4,62 @@
 //! node's lease clock and what happened; then drain [`poll_output`](Engine::poll_output) until it is empty and
 //! arm one timer for [`poll_timeout`](Engine::poll_timeout), which is answered by [`Input::Tick`]. Time never
 //! goes back. Nothing in here fails because of a peer: bad messages are counted and dropped.
+//!
+//! The engine owns small machines, each a file and each testable alone: [`membership`] and [`bootstrap`] (who is
+//! there), `lease` and `serving` (what this node may answer), `leading` with [`placement`] and `raft_members`
+//! (what a leader decides). [`replicated`] is run by the raft state machine; its results come in as inputs.
+//!
+//! This module is public for simulators and fuzzers. It is not covered by semantic versioning.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 
 pub mod bootstrap;
+mod counters;
 pub mod events;
 pub mod io;
+mod leading;
+mod lease;
+mod lifecycle;
 pub mod map_encoding;
 pub mod membership;
 pub mod message;
 pub mod placement;
+mod raft_members;
 pub mod replicated;
+mod serving;
 pub mod shard_map;
+mod steer;
 
+pub use counters::Counters;
 pub use events::{Event, NodeState, Role};
 pub use io::{Input, Leadership, LeaseView, MemberChange, Output, RaftMembers, Routes};
 pub use membership::Tags;
 pub use message::Message;
 
-use crate::ids::{ClusterName, Instance, MemberKind, NodeId, StoreId};
+use crate::ids::{
+    ClusterId, ClusterName, Epoch, Instance, LogIndex, MemberKind, NodeId, PeerAddr, ShardId,
+    StoreId, Term,
+};
+use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
 use crate::timing::Timing;
+use crate::transport::Peer;
+use bootstrap::Bootstrap;
+use leading::{Context, Leading};
+use lease::Lease;
+use membership::{Member, MemberEvent, Membership, MembershipOutput};
+use message::{Ping, Pong};
+use replicated::{Change, Pending, Replicated};
+use serving::{Serving, Steps};
+use shard_map::ShardMap;
+
+/// Most shards that one pong complains about; the others wait for their turn.
+pub const MAX_UNACQUIRABLE: usize = 8;
 
 /// What an engine is told at its birth and keeps.
 #[derive(Clone, Debug)]
@@ -48,8 +80,6 @@ pub struct EngineConfig {
     pub bootstrap_expect: u16,
     /// Number of shards of a new cluster, 1 to [`MAX_SHARDS`](crate::limits::MAX_SHARDS); an existing one keeps its own.
     pub shards: u32,
-    /// Relative capacity of this node, at least 1.
-    pub capacity: u32,
     /// How many voters the leader keeps (rule M3).
     pub voters: usize,
     /// All times.
@@ -62,49 +92,572 @@ pub struct EngineConfig {
 #[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
+    now: Time,
     outputs: VecDeque<Output>,
+    counters: Counters,
+
+    membership: Membership,
+    bootstrap: Bootstrap,
+    /// The cluster that this node belongs to or has promised itself to.
+    cluster: Option<ClusterId>,
+    /// Whether the raft log holds anything, and whether that is only this node's own initialisation.
+    log: Option<lifecycle::LogState>,
+
+    leadership: Leadership,
+    /// Newest term seen anywhere: in raft, in pings, in pongs.
+    newest_term: Term,
+    leading: Option<Leading>,
+    raft: RaftMembers,
+
+    committed: Arc<ShardMap>,
+    pending: Option<Pending>,
+    lease: Lease,
+    serving: Serving,
+    /// The proposal that was acknowledged last, so that the acknowledgement is sent once at once and then with pongs.
+    announced_ack: Option<LogIndex>,
+
+    state: NodeState,
+    role: Role,
+    leader: Option<NodeId>,
+    leaving: bool,
+    routes_changed: bool,
+    shown_lease: LeaseView,
 }
 
-#[allow(missing_docs, unused_variables)]
 impl Engine {
-    pub fn new(config: EngineConfig, rng: ChaCha8Rng, now: Time) -> Self {
-        let _ = rng;
-        Self {
-            config,
+    /// A node that has just started. `rng` decides gossip partners and the id of a new cluster, nothing else.
+    pub fn new(config: EngineConfig, mut rng: ChaCha8Rng, now: Time) -> Self {
+        let membership = Membership::new(
+            lifecycle::membership_config(&config),
+            ChaCha8Rng::from_rng(&mut rng),
+            now,
+        );
+        let bootstrap = Bootstrap::new(lifecycle::bootstrap_config(&config), rng, now);
+        let mut engine = Self {
+            now,
             outputs: VecDeque::new(),
+            counters: Counters::default(),
+            membership,
+            bootstrap,
+            cluster: None,
+            log: None,
+            leadership: Leadership::default(),
+            newest_term: Term(0),
+            leading: None,
+            raft: RaftMembers::default(),
+            committed: Arc::default(),
+            pending: None,
+            lease: Lease::default(),
+            serving: Serving::default(),
+            announced_ack: None,
+            state: NodeState::Starting,
+            role: Role::Unknown,
+            leader: None,
+            leaving: false,
+            routes_changed: true,
+            shown_lease: LeaseView::default(),
+            config,
+        };
+        engine.membership.join(now, &engine.config.seeds);
+        engine
+    }
+
+    /// Takes one input in and does all that follows from it. `now` never goes back.
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        debug_assert!(
+            now >= self.now,
+            "the lease clock went back from {:?} to {now:?}",
+            self.now
+        );
+        self.note_stall(now);
+        self.now = now.max(self.now);
+        if self.state == NodeState::Invalid {
+            return;
+        }
+        self.dispatch(input);
+        self.follow_up();
+        if cfg!(debug_assertions) {
+            self.check_invariants();
         }
     }
-    /// Takes one input in and does all that follows from it.
-    pub fn handle_input(&mut self, now: Time, input: Input) {}
+
     /// What to do next; `None`: nothing until the next input.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
-    /// When [`Input::Tick`] is due.
+
+    /// When [`Input::Tick`] is due; `None`: never by itself.
     pub fn poll_timeout(&self) -> Option<Time> {
-        None
+        let lapse = self.lease.view().until;
+        let times = [
+            self.membership.poll_timeout(),
+            self.bootstrap.poll_timeout(),
+            self.leading.as_ref().and_then(Leading::poll_timeout),
+            self.serving.poll_timeout(),
+            (lapse > self.now).then_some(lapse),
+        ];
+        times.into_iter().flatten().min()
     }
+
+    /// What it was told at its birth.
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
-    pub fn set_tags(&mut self, now: Time, tags: Tags) {}
+
+    /// Replaces this node's tags; others pull them when gossip tells them that they changed.
+    pub fn set_tags(&mut self, now: Time, tags: Tags) {
+        self.membership.set_tags(now, tags);
+        self.follow_up();
+    }
+
+    /// What the node is doing.
     pub fn state(&self) -> NodeState {
-        NodeState::Starting
+        self.state
     }
+
+    /// What part it takes at the moment.
     pub fn role(&self) -> Role {
-        Role::Unknown
+        self.role
     }
+
+    /// Who leads, if that is known.
     pub fn leader(&self) -> Option<&NodeId> {
-        None
+        self.leader.as_ref()
     }
+
+    /// The cluster that the node belongs to or has promised itself to.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
+    }
+
+    /// The newest raft term that the node has seen.
+    pub fn term(&self) -> Term {
+        self.newest_term
+    }
+
+    /// Every node that gossip knows, this one too.
+    pub fn members(&self) -> &BTreeMap<NodeId, Member> {
+        self.membership.members()
+    }
+
+    /// The map in force.
+    pub fn committed(&self) -> &Arc<ShardMap> {
+        &self.committed
+    }
+
+    /// The undecided proposal.
+    pub fn pending(&self) -> Option<&Pending> {
+        self.pending.as_ref()
+    }
+
     /// The lease under which guards may be handed out.
     pub fn lease(&self) -> LeaseView {
-        LeaseView::default()
+        self.lease.view()
     }
-    /// Situations seen so far, by name: which rare paths a test has reached.
-    pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
-        unreachable!()
+
+    /// The proposal that this node has drained for, if it has drained for the latest.
+    pub fn acked(&self) -> Option<LogIndex> {
+        let latest = self.pending.as_ref().map(|pending| &pending.map);
+        let drained = |map: &Arc<ShardMap>| {
+            mutated(Mutant::AckBeforeDrain) || self.serving.is_within(&self.config.instance, map)
+        };
+        latest.filter(|map| drained(map)).map(|map| map.index())
     }
+
+    /// Situations seen so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Asserts every relation between fields that must hold after each input.
-    pub fn check_invariants(&self) {}
+    pub fn check_invariants(&self) {
+        self.serving.check_invariants();
+        assert!(
+            self.pending
+                .as_ref()
+                .is_none_or(|pending| pending.map.index() > self.committed.index())
+        );
+        assert!(
+            self.leading
+                .as_ref()
+                .is_none_or(|leading| leading.term() <= self.newest_term)
+        );
+        assert!(self.leadership.term <= self.newest_term);
+    }
+
+    fn dispatch(&mut self, input: Input) {
+        match input {
+            Input::Tick => {}
+            Input::Message { from, message } => self.handle_message(from, message),
+            Input::Leadership(leadership) => self.handle_leadership(leadership),
+            Input::Applied { term, change, .. } => self.handle_applied(term, change),
+            Input::Installed(replicated) => self.handle_installed(replicated),
+            Input::RaftMembers(raft) => self.raft = raft,
+            Input::QuorumAck { term, sent_at } => {
+                if let Some(leading) = self
+                    .leading
+                    .as_mut()
+                    .filter(|leading| leading.term() == term)
+                {
+                    leading.handle_quorum_ack(sent_at);
+                }
+            }
+            Input::MembersChanged { .. } => self
+                .leading
+                .iter_mut()
+                .for_each(Leading::handle_members_changed),
+            Input::ClockJumped => self.handle_clock_jump(),
+            Input::Drained { shard, epoch } => {
+                let steps = self.serving.drained(shard, epoch);
+                self.take_steps(steps);
+            }
+            Input::Acquired { shard, epoch, ok } => self.handle_acquired(shard, epoch, ok),
+            Input::TagsPulled {
+                from,
+                version,
+                tags,
+            } => self.membership.tags_pulled(self.now, from, version, tags),
+            Input::Initialised { cluster, only_own } => self.handle_initialised(cluster, only_own),
+            Input::StoreReplaced(store) => self.handle_store_replaced(store),
+            Input::Observed { leader, map } => self.handle_observed(leader, map),
+            Input::Leave => self.handle_leave(),
+            Input::StepDown => self.hand_leadership_on(),
+            Input::Stop => self.handle_stop(),
+        }
+    }
+
+    /// Everything that follows from the state as it is now, in an order in which each step sees the ones before.
+    fn follow_up(&mut self) {
+        self.membership.handle_timeout(self.now);
+        self.drain_membership();
+        self.drive_bootstrap();
+        let steps = self.serving.handle_timeout(self.now);
+        self.take_steps(steps);
+        self.drive_leading();
+        self.serve_own_shards();
+        self.show_lease();
+        self.announce_ack();
+        self.update_state();
+        self.show_routes();
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    // Messages.
+
+    fn handle_message(&mut self, from: Peer, message: Message) {
+        match message {
+            Message::Gossip(bytes) => self.membership.handle_gossip(self.now, &from, &bytes),
+            Message::Bootstrap(message) => self.bootstrap.handle_message(self.now, &from, message),
+            Message::Ping(ping) => self.handle_ping(&from, ping),
+            Message::Pong(pong) => self.handle_pong(&from, &pong),
+        }
+    }
+
+    /// Rule L1, the holder's side.
+    fn handle_ping(&mut self, from: &Peer, ping: Ping) {
+        if self.config.kind == MemberKind::NonMember {
+            return;
+        }
+        let refused = ping.term < self.newest_term || ping.boot != self.config.instance.boot;
+        self.see_term(ping.term);
+        let own_clock = |stamp: Time| stamp <= self.now;
+        match ping.grant.filter(|grant| own_clock(grant.stamp)) {
+            Some(_) if refused => self.counters.add("grants refused"),
+            Some(grant) => {
+                let until = grant.stamp + self.config.timing.lease;
+                self.lease.grant(self.now, until, grant.map, self.latest());
+            }
+            None => {}
+        }
+        if !refused && ping.dismissed && self.leaving {
+            self.depart();
+        }
+        self.send_pong(PeerAddr {
+            node: Some(from.instance.node.clone()),
+            addr: from.addr,
+        });
+    }
+
+    fn handle_pong(&mut self, from: &Peer, pong: &Pong) {
+        self.see_term(pong.term);
+        if from.instance.boot != pong.boot {
+            return self.counters.add("pongs of another run");
+        }
+        self.with_leading(|leading, cx, out, _| leading.handle_pong(cx, &from.instance, pong, out));
+    }
+
+    fn send_pong(&mut self, to: PeerAddr) {
+        let pong = Pong {
+            boot: self.config.instance.boot,
+            stamp: self.now,
+            term: self.newest_term,
+            applied: self.latest(),
+            acked: self.acked(),
+            unacquirable: self.serving.unacquirable().take(MAX_UNACQUIRABLE).collect(),
+        };
+        self.outputs.push_back(Output::Send {
+            to,
+            message: Message::Pong(pong),
+        });
+    }
+
+    /// Rule S2: the acknowledgement goes out as soon as the drain ends; pongs repeat it.
+    fn announce_ack(&mut self) {
+        let acked = self.acked();
+        if acked == self.announced_ack {
+            return;
+        }
+        self.announced_ack = acked;
+        let Some(leader) = self
+            .leader
+            .clone()
+            .filter(|leader| *leader != self.config.instance.node)
+        else {
+            return;
+        };
+        let addr = self
+            .membership
+            .members()
+            .get(&leader)
+            .map(|member| member.addr);
+        if let (Some(_), Some(addr)) = (acked, addr) {
+            self.send_pong(PeerAddr {
+                node: Some(leader),
+                addr,
+            });
+        }
+    }
+
+    /// A newer term than the one this node leads in deposes it.
+    fn see_term(&mut self, term: Term) {
+        self.newest_term = self.newest_term.max(term);
+        if self
+            .leading
+            .as_ref()
+            .is_some_and(|leading| leading.term() < self.newest_term)
+        {
+            self.leading = None;
+            self.counters.add("deposed by a newer term");
+        }
+    }
+
+    // Raft.
+
+    fn handle_leadership(&mut self, leadership: Leadership) {
+        self.see_term(leadership.term);
+        let leads = leadership.is_leader && leadership.term == self.newest_term;
+        match &self.leading {
+            Some(leading) if leads && leading.term() == leadership.term => {}
+            _ if leads => {
+                // Rule L1. The argument for capping where dropping would do is in docs/protocol.md, section 3.
+                self.lease.cap(self.now + self.config.timing.leader_bound);
+                self.leading = Some(Leading::new(leadership.term, self.now));
+                self.counters.add("elected");
+            }
+            _ => self.leading = None,
+        }
+        self.leadership = leadership;
+        let leader = self.leadership.leader.as_ref().map(|id| id.node.clone());
+        self.set_leader(leader);
+    }
+
+    fn set_leader(&mut self, leader: Option<NodeId>) {
+        if leader == self.leader {
+            return;
+        }
+        self.emit(
+            leader
+                .clone()
+                .map_or(Event::LeaderLost, |leader| Event::LeaderChanged { leader }),
+        );
+        self.leader = leader;
+        self.announced_ack = None;
+        self.routes_changed = true;
+    }
+
+    fn handle_applied(&mut self, term: Term, change: Change) {
+        self.see_term(term);
+        let own = self
+            .leading
+            .as_ref()
+            .is_some_and(|leading| leading.term() == term);
+        match change {
+            Change::LeaderOpened { leader, previous } => {
+                if own && leader == self.config.instance {
+                    self.with_leading(|leading, cx, _, _| leading.handle_opened(cx.now, previous));
+                }
+            }
+            Change::Proposed {
+                pending,
+                superseded,
+            } => {
+                if superseded.is_some() {
+                    self.counters.add("superseded proposals");
+                }
+                let index = pending.map.index();
+                self.set_maps(self.committed.clone(), Some(pending));
+                self.emit(Event::MapProposed(index));
+                self.with_leading(|leading, cx, _, _| {
+                    if own {
+                        leading.handle_proposed(cx.now)
+                    }
+                });
+            }
+            Change::Committed { map } => {
+                self.set_maps(map.clone(), None);
+                self.emit(Event::MapCommitted(map.index()));
+                self.with_leading(|leading, _, _, _| leading.handle_committed(&map));
+            }
+            Change::Void(_) => {
+                self.counters.add("void entries");
+                self.with_leading(|leading, _, _, _| {
+                    if own {
+                        leading.handle_void()
+                    }
+                });
+            }
+            Change::App(_) => {}
+        }
+    }
+
+    /// Rule P3: the snapshot's pending proposal counts like one that was applied.
+    fn handle_installed(&mut self, replicated: Replicated) {
+        if replicated.latest() < self.latest() {
+            return;
+        }
+        self.counters.add("snapshots installed");
+        if replicated.pending.is_some() {
+            self.counters.add("snapshots installed during a change");
+        }
+        let changed = replicated.committed.index() != self.committed.index();
+        self.set_maps(replicated.committed, replicated.pending);
+        if changed {
+            self.emit(Event::MapCommitted(self.committed.index()));
+        }
+    }
+
+    /// The latest proposal applied here, committed or not.
+    fn latest(&self) -> LogIndex {
+        self.pending
+            .as_ref()
+            .map_or(self.committed.index(), |pending| pending.map.index())
+    }
+
+    // Serving.
+
+    fn set_maps(&mut self, committed: Arc<ShardMap>, pending: Option<Pending>) {
+        self.committed = committed;
+        self.pending = pending;
+        self.routes_changed = true;
+        let pending = self.pending.as_ref().map(|pending| pending.map.as_ref());
+        let steps = self
+            .serving
+            .set_maps(&self.config.instance, &self.committed, pending);
+        self.take_steps(steps);
+        self.lease.applied(self.now, self.latest());
+    }
+
+    fn take_steps(&mut self, steps: Steps) {
+        if !steps.close.is_empty() {
+            self.outputs.push_back(Output::Close(steps.close.clone()));
+            self.emit(Event::ShardsLost(steps.close));
+        }
+        if !steps.acquire.is_empty() {
+            self.outputs.push_back(Output::Acquire(steps.acquire));
+        }
+        if !steps.open.is_empty() {
+            self.outputs.push_back(Output::Open(steps.open.clone()));
+            self.emit(Event::ShardsGained(steps.open));
+        }
+    }
+
+    fn handle_acquired(&mut self, shard: ShardId, epoch: Epoch, ok: bool) {
+        if !ok {
+            self.counters.add("acquire hooks failed");
+            self.emit(Event::AcquireFailed { shard, epoch });
+        }
+        let steps = self.serving.acquired(self.now, shard, epoch, ok);
+        self.take_steps(steps);
+    }
+
+    /// Rule L3: a leader that hears a quorum needs no grant for itself.
+    fn serve_own_shards(&mut self) {
+        let until = self
+            .leading
+            .as_ref()
+            .and_then(|leading| leading.acts_until(&self.config.timing));
+        if let Some(until) = until {
+            self.lease.extend(self.now, until);
+        }
+    }
+
+    fn show_lease(&mut self) {
+        let view = self.lease.view();
+        if view != self.shown_lease {
+            if view.generation != self.shown_lease.generation
+                && self.shown_lease.generation != 0
+                && self.serving.serves_any()
+            {
+                self.counters.add("leases lapsed while serving");
+            }
+            self.shown_lease = view;
+            self.outputs.push_back(Output::Lease(view));
+        }
+    }
+
+    // Leading.
+
+    /// Runs `act` on the leader's state, if this node leads, with a view of everything else.
+    fn with_leading(
+        &mut self,
+        act: impl FnOnce(&mut Leading, &Context<'_>, &mut VecDeque<Output>, &mut Counters),
+    ) {
+        let own_acked = self.acked();
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
+        let context = Context {
+            now: self.now,
+            timing: &self.config.timing,
+            me: &self.config.instance,
+            may_own: !self.leaving,
+            shards: self.config.shards,
+            voters: self.config.voters,
+            committed: &self.committed,
+            pending: self.pending.as_ref(),
+            own_acked,
+            members: self.membership.members(),
+            raft: &self.raft,
+        };
+        act(leading, &context, &mut self.outputs, &mut self.counters);
+    }
+
+    fn drive_leading(&mut self) {
+        self.with_leading(Leading::drive);
+    }
+
+    fn show_routes(&mut self) {
+        if !std::mem::take(&mut self.routes_changed) {
+            return;
+        }
+        let addr = |member: &Member| PeerAddr {
+            node: Some(member.instance.node.clone()),
+            addr: member.addr,
+        };
+        let addrs = self
+            .membership
+            .members()
+            .iter()
+            .map(|(node, member)| (node.clone(), addr(member)))
+            .collect();
+        self.outputs.push_back(Output::Routes(Routes {
+            map: self.committed.clone(),
+            pending: self.pending.as_ref().map(|pending| pending.map.index()),
+            leader: self.leader.clone(),
+            addrs: Arc::new(addrs),
+        }));
+    }
 }

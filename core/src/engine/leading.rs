@@ -1,0 +1,825 @@
+//! What a leader does: pings and grants, excuses, and the next map (rules P1, P4, P5, L1 to L5, M4).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::Counters;
+use super::io::{Output, RaftMembers};
+use super::map_encoding::encode_assignment;
+use super::membership::{Member, MemberState};
+use super::message::{Grant, Message, Ping, Pong};
+use super::placement::{Candidate, place};
+use super::raft_members;
+use super::replicated::Pending;
+use super::shard_map::{Assignment, ShardMap};
+use super::steer::steer;
+use crate::ids::{Instance, LogIndex, MemberKind, NodeId, PeerAddr, ShardId, Term};
+use crate::log_message::LogMessage;
+use crate::mutants::{Mutant, mutated};
+use crate::time::Time;
+use crate::timing::Timing;
+
+/// Longest back-off for a shard whose owner does not drain (rule P4).
+const DRAIN_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// How long a shard is kept away from a node that could not acquire it.
+const AVOID_FOR: Duration = Duration::from_secs(60);
+/// Capacity of every node, until nodes can say another.
+const CAPACITY: u32 = 1;
+
+/// What the rest of the engine knows, read-only.
+pub(super) struct Context<'a> {
+    pub(super) now: Time,
+    pub(super) timing: &'a Timing,
+    pub(super) me: &'a Instance,
+    /// Whether this node itself may own shards: it is not leaving.
+    pub(super) may_own: bool,
+    /// Shards of a new cluster.
+    pub(super) shards: u32,
+    pub(super) voters: usize,
+    pub(super) committed: &'a ShardMap,
+    pub(super) pending: Option<&'a Pending>,
+    /// The proposal that this node itself has drained for.
+    pub(super) own_acked: Option<LogIndex>,
+    pub(super) members: &'a BTreeMap<NodeId, Member>,
+    pub(super) raft: &'a RaftMembers,
+}
+
+/// One run of another node, as the leader knows it in this term.
+#[derive(Debug, Default)]
+struct Follower {
+    /// When the last pong came.
+    heard: Option<Time>,
+    /// Newest stamp on its clock, and when that pong came here.
+    stamp: Option<(Time, Time)>,
+    /// `r` of rule L2: when the newest pong came that was echoed in a grant.
+    granted: Option<Time>,
+    /// Latest proposal it has applied, and since when this is known.
+    applied: (LogIndex, Time),
+    /// Latest proposal it acknowledged in this term.
+    acked: Option<LogIndex>,
+    /// No grants until a map newer than this is in force (rule L5).
+    barred: Option<LogIndex>,
+}
+
+/// An entry of this leader that is on its way through the log.
+#[derive(Debug)]
+struct InFlight {
+    /// When to think it lost: `Propose` is fire-and-observe.
+    retry_at: Time,
+}
+
+/// A shard whose owner did not drain stays where it is until then (rule P4).
+#[derive(Debug)]
+struct Pin {
+    until: Time,
+    expired: bool,
+    backoff: Duration,
+}
+
+/// A leader's state, from the deciding vote to the end of its term.
+#[derive(Debug)]
+pub(super) struct Leading {
+    term: Term,
+    /// `t` of rule L4: read after the deciding vote had arrived.
+    elected_at: Time,
+    /// Since when this leader is ready (rule P1), and who led the last ready term before.
+    ready: Option<(Time, Option<Instance>)>,
+    /// `q` of rule L3.
+    quorum_at: Option<Time>,
+    /// Answers to heartbeats sent before this do not count: the clocks parted meanwhile (rule L0).
+    quorum_floor: Time,
+    /// When a leader that leaves may offer leadership to another node again.
+    hand_on_at: Time,
+    /// Silence is counted from here at the earliest: until then this node itself did not run.
+    awake_since: Time,
+    followers: BTreeMap<Instance, Follower>,
+    excused: BTreeSet<Instance>,
+    next_ping: Time,
+    in_flight: Option<InFlight>,
+    /// When the pending proposal of this term was applied here.
+    pending_since: Time,
+    /// Members wanted other than those of the map: when to act on it (rule M4).
+    settle_at: Option<Time>,
+    /// The members for which the committed map was found to need no change.
+    right_for: Option<BTreeSet<Instance>>,
+    /// Something changed that may make `right_for` untrue: look at the map again.
+    reconsider: bool,
+    pins: BTreeMap<ShardId, Pin>,
+    avoid: BTreeMap<ShardId, (NodeId, Time)>,
+    changing_members: bool,
+    /// Earliest time at which waiting alone changes what is to be done.
+    wake_at: Option<Time>,
+}
+
+impl Leading {
+    pub(super) fn new(term: Term, now: Time) -> Self {
+        Self {
+            term,
+            elected_at: now,
+            ready: None,
+            quorum_at: None,
+            quorum_floor: Time::default(),
+            hand_on_at: now,
+            awake_since: now,
+            followers: BTreeMap::new(),
+            excused: BTreeSet::new(),
+            next_ping: now,
+            in_flight: None,
+            pending_since: now,
+            settle_at: None,
+            right_for: None,
+            reconsider: false,
+            pins: BTreeMap::new(),
+            avoid: BTreeMap::new(),
+            changing_members: false,
+            wake_at: None,
+        }
+    }
+
+    pub(super) fn term(&self) -> Term {
+        self.term
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.is_some()
+    }
+
+    /// Rule L3: until when this leader may act and serve its own shards; `None` before it is ready.
+    pub(super) fn acts_until(&self, timing: &Timing) -> Option<Time> {
+        self.ready.as_ref()?;
+        self.quorum_at.map(|q| q + timing.leader_bound)
+    }
+
+    fn acts(&self, cx: &Context<'_>) -> bool {
+        if mutated(Mutant::GrantWithoutQuorum) {
+            return self.is_ready();
+        }
+        self.acts_until(cx.timing)
+            .is_some_and(|until| cx.now < until)
+    }
+
+    pub(super) fn handle_quorum_ack(&mut self, sent_at: Time) {
+        if sent_at >= self.quorum_floor {
+            self.quorum_at = self.quorum_at.max(Some(sent_at));
+        }
+    }
+
+    /// This leader's own `LeaderOpened` was applied: it is ready.
+    pub(super) fn handle_opened(&mut self, now: Time, previous: Option<Instance>) {
+        self.ready = Some((now, previous));
+        self.awake_since = now;
+        self.next_ping = now;
+        self.in_flight = None;
+    }
+
+    pub(super) fn handle_proposed(&mut self, now: Time) {
+        self.in_flight = None;
+        self.pending_since = now;
+        self.settle_at = None;
+    }
+
+    pub(super) fn handle_committed(&mut self, map: &ShardMap) {
+        self.in_flight = None;
+        self.excused.clear();
+        self.reconsider = true;
+        // A shard that moved after all begins anew with the shortest back-off.
+        self.pins
+            .retain(|&shard, _| shard.0 < map.shards() && map.epoch(shard).0 != map.index().0);
+        for follower in self.followers.values_mut() {
+            follower.barred = follower.barred.filter(|&at| at >= map.index());
+        }
+    }
+
+    pub(super) fn handle_void(&mut self) {
+        self.in_flight = None;
+        self.reconsider = true;
+    }
+
+    pub(super) fn handle_members_changed(&mut self) {
+        self.changing_members = false;
+    }
+
+    /// The machine stood still until now: what others did not say meanwhile proves nothing.
+    pub(super) fn handle_stall(&mut self, now: Time) {
+        self.awake_since = now;
+    }
+
+    /// The machine slept: what was heard before proves nothing about a quorum now (rule L0).
+    pub(super) fn handle_clock_jump(&mut self, now: Time) {
+        self.quorum_at = None;
+        self.quorum_floor = now;
+        self.awake_since = now;
+    }
+
+    /// Whether the node answered a ping lately.
+    pub(super) fn answers(&self, node: &NodeId, now: Time, timing: &Timing) -> bool {
+        let heard = self
+            .followers
+            .iter()
+            .filter(|(instance, _)| instance.node == *node)
+            .filter_map(|(_, f)| f.heard)
+            .max();
+        heard.is_some_and(|heard| now < heard + timing.dead_after)
+    }
+
+    /// Whether a leader that leaves may (again) try to hand leadership on.
+    pub(super) fn may_hand_on(&self, now: Time) -> bool {
+        self.is_ready() && now >= self.hand_on_at
+    }
+
+    /// Leadership was offered to another node; if nothing comes of it, it is offered again at this time.
+    pub(super) fn handed_on(&mut self, again: Time) {
+        self.hand_on_at = again;
+    }
+
+    pub(super) fn handle_pong(
+        &mut self,
+        cx: &Context<'_>,
+        from: &Instance,
+        pong: &Pong,
+        out: &mut VecDeque<Output>,
+    ) {
+        let follower = self.followers.entry(from.clone()).or_default();
+        follower.heard = Some(cx.now);
+        if follower.stamp.is_none_or(|(stamp, _)| stamp < pong.stamp) {
+            follower.stamp = Some((pong.stamp, cx.now));
+        }
+        if follower.applied.0 < pong.applied {
+            follower.applied = (pong.applied, cx.now);
+        }
+        // An acknowledgement counts in the term of the leader that it was given to (rule P5).
+        if pong.term == self.term {
+            follower.acked = follower.acked.max(pong.acked);
+        }
+        for &shard in &pong.unacquirable {
+            if shard.0 < cx.committed.shards() && cx.committed.owner(shard) == Some(from) {
+                self.reconsider |= self
+                    .avoid
+                    .insert(shard, (from.node.clone(), cx.now + AVOID_FOR))
+                    .is_none();
+            }
+        }
+        let first = follower.granted.is_none() && follower.barred.is_none();
+        if first && self.acts(cx) {
+            // Its first lease in this term: every millisecond until it is granted is unserved time.
+            self.ping(cx, &from.node, from.clone(), out);
+        }
+    }
+
+    /// All that follows from the state as it is now.
+    pub(super) fn drive(
+        &mut self,
+        cx: &Context<'_>,
+        out: &mut VecDeque<Output>,
+        counters: &mut Counters,
+    ) {
+        self.wake_at = None;
+        if !self.is_ready() {
+            return self.open_term(cx, out);
+        }
+        if !self.acts(cx) {
+            return;
+        }
+        if self.next_ping <= cx.now {
+            self.next_ping = cx.now + cx.timing.ping;
+            self.ping_all(cx, out);
+        }
+        self.drive_members(cx, out);
+        self.expire(cx);
+        if let Some(in_flight) = &self.in_flight {
+            if cx.now < in_flight.retry_at {
+                return self.wake(self.in_flight.as_ref().map(|entry| entry.retry_at));
+            }
+            self.in_flight = None;
+        }
+        match cx.pending {
+            // P5: acknowledgements given to another leader do not count here.
+            Some(pending) if pending.term != self.term => self.propose(cx, "a new leader", out),
+            Some(pending) => self.drive_pending(cx, pending, out, counters),
+            None => self.drive_idle(cx, out),
+        }
+    }
+
+    /// Rule P1: each term opens with an entry that names its leader; once that is applied the leader is ready.
+    fn open_term(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
+        if self
+            .in_flight
+            .as_ref()
+            .is_none_or(|entry| entry.retry_at <= cx.now)
+        {
+            self.send(
+                cx,
+                LogMessage::LeaderOpened {
+                    leader: cx.me.clone(),
+                },
+                out,
+            );
+        }
+        self.wake(self.in_flight.as_ref().map(|entry| entry.retry_at));
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        let ping = self.ready.as_ref().map(|_| self.next_ping);
+        [ping, self.wake_at].into_iter().flatten().min()
+    }
+
+    fn wake(&mut self, at: Option<Time>) {
+        self.wake_at = [self.wake_at, at].into_iter().flatten().min();
+    }
+
+    // Pings and grants.
+
+    /// Every raft member, whoever is in the map, and whoever waits to be told that it may go.
+    fn ping_targets(&self, cx: &Context<'_>) -> BTreeSet<NodeId> {
+        let raft = cx.raft.members.keys().map(|id| &id.node);
+        let map = cx
+            .committed
+            .members()
+            .iter()
+            .map(|member| &member.instance.node);
+        let leaving = cx
+            .members
+            .values()
+            .filter(|m| m.state == MemberState::Leaving)
+            .map(|m| &m.instance.node);
+        raft.chain(map)
+            .chain(leaving)
+            .filter(|node| **node != cx.me.node)
+            .cloned()
+            .collect()
+    }
+
+    fn ping_all(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
+        for node in self.ping_targets(cx) {
+            let instance = self.newest_run(cx, &node);
+            self.ping(cx, &node, instance, out);
+        }
+    }
+
+    /// The newest run known of a node: from its own pongs, from gossip, or from the map.
+    fn newest_run(&self, cx: &Context<'_>, node: &NodeId) -> Instance {
+        let heard = self
+            .followers
+            .iter()
+            .filter(|(i, f)| i.node == *node && f.heard.is_some())
+            .map(|(i, _)| i.boot);
+        let gossip = cx.members.get(node).map(|member| member.instance.boot);
+        let map = cx.committed.member(node).map(|member| member.instance.boot);
+        Instance {
+            node: node.clone(),
+            boot: heard.chain(gossip).chain(map).max().unwrap_or_default(),
+        }
+    }
+
+    fn ping(
+        &mut self,
+        cx: &Context<'_>,
+        node: &NodeId,
+        instance: Instance,
+        out: &mut VecDeque<Output>,
+    ) {
+        let in_raft = cx
+            .raft
+            .members
+            .iter()
+            .find(|(id, _)| id.node == *node)
+            .map(|(_, &addr)| addr);
+        let Some(addr) = cx.members.get(node).map(|member| member.addr).or(in_raft) else {
+            return;
+        };
+        let grant = self.grant(cx, &instance);
+        let dismissed = in_raft.is_none()
+            && !names(cx.committed, node)
+            && !cx.pending.is_some_and(|p| names(&p.map, node));
+        let message = Message::Ping(Ping {
+            term: self.term,
+            boot: instance.boot,
+            grant,
+            dismissed,
+        });
+        out.push_back(Output::Send {
+            to: PeerAddr {
+                node: Some(node.clone()),
+                addr,
+            },
+            message,
+        });
+    }
+
+    /// A grant for the newest stamp, unless the node is silent or barred. Remembers `r` (rule L2).
+    fn grant(&mut self, cx: &Context<'_>, instance: &Instance) -> Option<Grant> {
+        if !self.acts(cx) || !self.is_alive(cx, instance) {
+            return None;
+        }
+        let follower = self.followers.get_mut(instance)?;
+        let (stamp, received) = follower.stamp?;
+        if follower.barred.is_some() {
+            return None;
+        }
+        follower.granted = follower.granted.max(Some(received));
+        Some(Grant {
+            stamp,
+            map: cx.committed.index(),
+        })
+    }
+
+    /// Whether the run answers pings. A run that was never heard in this term has the benefit of the doubt at first.
+    fn is_alive(&self, cx: &Context<'_>, instance: &Instance) -> bool {
+        if instance == cx.me {
+            return true;
+        }
+        let newer = self
+            .followers
+            .iter()
+            .any(|(i, f)| i.node == instance.node && i.boot > instance.boot && f.heard.is_some());
+        let heard = self
+            .followers
+            .get(instance)
+            .and_then(|follower| follower.heard);
+        let since = heard.unwrap_or_default().max(self.awake_since);
+        !newer && cx.now < since + cx.timing.dead_after
+    }
+
+    /// Rules L2 and L4: when the lease of a silent run has certainly lapsed.
+    fn lapses_at(&self, cx: &Context<'_>, instance: &Instance) -> Time {
+        if mutated(Mutant::CommitWithoutLeaseWait) {
+            return cx.now;
+        }
+        let timing = cx.timing;
+        let previous = self
+            .ready
+            .as_ref()
+            .and_then(|(_, previous)| previous.as_ref());
+        let inherited = if previous == Some(instance) {
+            timing.leader_bound
+        } else {
+            timing.leader_bound + timing.lease
+        };
+        let granted = self
+            .followers
+            .get(instance)
+            .and_then(|follower| follower.granted);
+        let granted = granted.map_or(Time::default(), |r| r + timing.starred(timing.lease));
+        granted.max(self.elected_at + timing.starred(inherited))
+    }
+
+    // Proposals.
+
+    fn drive_pending(
+        &mut self,
+        cx: &Context<'_>,
+        pending: &Pending,
+        out: &mut VecDeque<Output>,
+        counters: &mut Counters,
+    ) {
+        let index = pending.map.index();
+        let mut all_acked = true;
+        let mut names_excused = false;
+        let mut stuck = Vec::new();
+        for instance in pending.ack_set.iter() {
+            if self.has_acked(cx, instance, index) {
+                continue;
+            }
+            if self.is_silent(cx, instance, index) {
+                let follower = self.followers.entry(instance.clone()).or_default();
+                follower.barred.get_or_insert(cx.committed.index());
+                let lapses_at = self.lapses_at(cx, instance);
+                if cx.now >= lapses_at {
+                    if self.excused.insert(instance.clone()) {
+                        counters.add("excused nodes");
+                    }
+                    names_excused |= pending
+                        .map
+                        .members()
+                        .iter()
+                        .any(|member| member.instance == *instance);
+                    continue;
+                }
+                all_acked = false;
+                self.wake(Some(lapses_at));
+                continue;
+            }
+            all_acked = false;
+            match self.drain_deadline(cx, instance, index) {
+                Some(deadline) if cx.now >= deadline => stuck.push(instance.clone()),
+                deadline => self.wake(deadline),
+            }
+        }
+        if names_excused {
+            self.propose(cx, "an excused node is left out", out);
+        } else if !stuck.is_empty() {
+            counters.add("drains given up");
+            stuck
+                .iter()
+                .for_each(|instance| self.pin_lost_shards(cx, pending, instance));
+            self.propose(cx, "shards that do not drain stay", out);
+        } else if all_acked {
+            self.send(
+                cx,
+                LogMessage::ShardMapCommitted {
+                    map: index,
+                    term: self.term,
+                },
+                out,
+            );
+        }
+    }
+
+    fn has_acked(&self, cx: &Context<'_>, instance: &Instance, index: LogIndex) -> bool {
+        let acked = if instance == cx.me {
+            cx.own_acked
+        } else {
+            self.followers.get(instance).and_then(|f| f.acked)
+        };
+        acked == Some(index)
+    }
+
+    /// Rule L5 (a): it answers no pings, or has not applied the proposal within the ack timeout.
+    fn is_silent(&mut self, cx: &Context<'_>, instance: &Instance, index: LogIndex) -> bool {
+        if instance == cx.me {
+            return false;
+        }
+        let applied = self
+            .followers
+            .get(instance)
+            .map_or(LogIndex(0), |follower| follower.applied.0);
+        let deadline = self.pending_since.max(self.awake_since) + cx.timing.ack_timeout;
+        if !self.is_alive(cx, instance) || (applied < index && cx.now >= deadline) {
+            return true;
+        }
+        let heard = self
+            .followers
+            .get(instance)
+            .and_then(|follower| follower.heard)
+            .unwrap_or_default();
+        self.wake(Some(heard.max(self.awake_since) + cx.timing.dead_after));
+        self.wake((applied < index).then_some(deadline));
+        false
+    }
+
+    /// Rule P4: until when a live node may drain; `None` while it has not applied the proposal.
+    fn drain_deadline(
+        &self,
+        cx: &Context<'_>,
+        instance: &Instance,
+        index: LogIndex,
+    ) -> Option<Time> {
+        let applied_at = if instance == cx.me {
+            self.pending_since
+        } else {
+            let (applied, at) = self.followers.get(instance)?.applied;
+            (applied >= index).then_some(at)?
+        };
+        Some(applied_at.max(self.pending_since) + cx.timing.drain_timeout)
+    }
+
+    /// The shards that the instance loses stay for a while, twice as long at every failure.
+    fn pin_lost_shards(&mut self, cx: &Context<'_>, pending: &Pending, instance: &Instance) {
+        let lost = cx
+            .committed
+            .owned_by(instance)
+            .filter(|&(shard, _)| pending.map.owner(shard) != Some(instance));
+        for (shard, _) in lost {
+            let pin = self.pins.entry(shard).or_insert(Pin {
+                until: cx.now,
+                expired: false,
+                backoff: cx.timing.drain_timeout,
+            });
+            pin.until = cx.now + pin.backoff;
+            pin.expired = false;
+            pin.backoff = (pin.backoff * 2).min(DRAIN_BACKOFF_MAX);
+        }
+    }
+
+    fn drive_idle(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
+        let wanted = self.wanted(cx);
+        if wanted.is_empty() {
+            return;
+        }
+        let instances: BTreeSet<Instance> = wanted
+            .iter()
+            .map(|candidate| candidate.instance.clone())
+            .collect();
+        if std::mem::take(&mut self.reconsider) {
+            self.right_for = None;
+        }
+        if self.right_for.as_ref() == Some(&instances) {
+            self.settle_at = None;
+            return;
+        }
+        let held: BTreeSet<Instance> = cx
+            .committed
+            .members()
+            .iter()
+            .map(|member| member.instance.clone())
+            .collect();
+        let lost = held.difference(&instances).next().is_some();
+        if held != instances && !self.has_settled(cx, lost) {
+            return;
+        }
+        self.settle_at = None;
+        if changes(&self.next_assignment(cx, &wanted), cx.committed) {
+            let reason = if held == instances {
+                "balance"
+            } else if lost {
+                "a node went"
+            } else {
+                "a node came"
+            };
+            self.propose(cx, reason, out);
+        } else {
+            self.right_for = Some(instances);
+        }
+    }
+
+    /// Rule M4: changes that come shortly after one another become one map.
+    fn has_settled(&mut self, cx: &Context<'_>, lost: bool) -> bool {
+        let settle = if lost {
+            cx.timing.settle_deaths
+        } else {
+            cx.timing.settle_joins
+        };
+        let settle_at = self
+            .settle_at
+            .map_or(cx.now + settle, |at| at.min(cx.now + settle));
+        self.settle_at = Some(settle_at);
+        self.wake(Some(settle_at));
+        cx.now >= settle_at
+    }
+
+    /// Who should own shards: live members of the raft group that are not leaving and have caught up.
+    fn wanted(&mut self, cx: &Context<'_>) -> Vec<Candidate> {
+        let nodes: BTreeSet<NodeId> = cx.raft.members.keys().map(|id| id.node.clone()).collect();
+        let mut wanted = Vec::new();
+        for node in nodes {
+            let instance = if node == cx.me.node {
+                cx.me.clone()
+            } else {
+                self.newest_run(cx, &node)
+            };
+            if self.is_wanted(cx, &instance) {
+                wanted.push(Candidate {
+                    instance,
+                    capacity: CAPACITY,
+                });
+            }
+        }
+        wanted
+    }
+
+    fn is_wanted(&mut self, cx: &Context<'_>, instance: &Instance) -> bool {
+        if instance == cx.me {
+            return cx.may_own;
+        }
+        let kept = cx
+            .committed
+            .member(&instance.node)
+            .is_some_and(|member| member.instance == *instance);
+        let follower = self.followers.get(instance);
+        let heard = follower.and_then(|follower| follower.heard);
+        let caught_up = follower.is_some_and(|follower| follower.applied.0 >= cx.committed.index());
+        let says_goodbye = cx.members.get(&instance.node).is_some_and(|member| {
+            let going = matches!(member.state, MemberState::Leaving | MemberState::Left);
+            member.kind == MemberKind::NonMember || (going && member.instance == *instance)
+        });
+        let fit = kept || (heard.is_some() && caught_up);
+        let alive = fit && self.is_alive(cx, instance);
+        if alive {
+            self.wake(Some(
+                heard.unwrap_or_default().max(self.awake_since) + cx.timing.dead_after,
+            ));
+        }
+        alive && !says_goodbye && !self.excused.contains(instance)
+    }
+
+    fn next_assignment(&self, cx: &Context<'_>, wanted: &[Candidate]) -> Assignment {
+        let shards = if cx.committed.shards() == 0 {
+            cx.shards
+        } else {
+            cx.committed.shards()
+        };
+        let pinned = self
+            .pins
+            .iter()
+            .filter(|(_, pin)| !pin.expired)
+            .map(|(&shard, _)| shard)
+            .collect();
+        let mut assignment = place(cx.committed, shards, wanted, &pinned);
+        steer(
+            &mut assignment,
+            self.avoid.iter().map(|(&shard, (node, _))| (shard, node)),
+        );
+        assignment
+    }
+
+    /// Proposes the next map, computed from the committed one. It supersedes whatever is pending (rule P2).
+    fn propose(&mut self, cx: &Context<'_>, reason: &str, out: &mut VecDeque<Output>) {
+        let wanted = self.wanted(cx);
+        let assignment = self.next_assignment(cx, &wanted);
+        let base = cx.committed.index();
+        let assignment = encode_assignment(&assignment, Some(cx.committed));
+        self.settle_at = None;
+        self.send(
+            cx,
+            LogMessage::ProposedShardMap {
+                base,
+                assignment,
+                reason: reason.to_owned(),
+            },
+            out,
+        );
+    }
+
+    fn send(&mut self, cx: &Context<'_>, message: LogMessage, out: &mut VecDeque<Output>) {
+        let retry_at = cx.now + cx.timing.election_max;
+        self.in_flight = Some(InFlight { retry_at });
+        self.wake(Some(retry_at));
+        out.push_back(Output::Propose {
+            term: self.term,
+            message,
+        });
+    }
+
+    /// Pins and avoidances that have run out are a reason to look at the map again.
+    fn expire(&mut self, cx: &Context<'_>) {
+        let now = cx.now;
+        let mut any = false;
+        for pin in self
+            .pins
+            .values_mut()
+            .filter(|pin| !pin.expired && pin.until <= now)
+        {
+            // It is kept: the next back-off depends on it.
+            pin.expired = true;
+            any = true;
+        }
+        let avoided = self.avoid.len();
+        self.avoid.retain(|_, (_, until)| *until > now);
+        any |= self.avoid.len() != avoided;
+        self.reconsider |= any;
+        let next = self
+            .pins
+            .values()
+            .filter(|pin| !pin.expired)
+            .map(|pin| pin.until);
+        let next = next
+            .chain(self.avoid.values().map(|&(_, until)| until))
+            .min();
+        self.wake(next);
+    }
+
+    // The raft configuration.
+
+    fn drive_members(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
+        if self.changing_members {
+            return;
+        }
+        let Some((ready_at, _)) = self.ready else {
+            return;
+        };
+        let silent_for = |node: &NodeId| {
+            if *node == cx.me.node {
+                return Duration::ZERO;
+            }
+            let heard = self
+                .followers
+                .iter()
+                .filter(|(i, _)| i.node == *node)
+                .filter_map(|(_, f)| f.heard)
+                .max();
+            cx.now.since(
+                heard
+                    .unwrap_or_default()
+                    .max(ready_at)
+                    .max(self.awake_since),
+            )
+        };
+        let owns = |node: &NodeId| {
+            names(cx.committed, node) || cx.pending.is_some_and(|p| names(&p.map, node))
+        };
+        let situation = raft_members::Situation {
+            me: &cx.me.node,
+            raft: cx.raft,
+            members: cx.members,
+            timing: cx.timing,
+            voters: cx.voters,
+            silent_for: &silent_for,
+            owns: &owns,
+        };
+        if let Some(change) = raft_members::next_change(&situation) {
+            self.changing_members = true;
+            out.push_back(Output::ChangeMembers(change));
+        }
+    }
+}
+
+fn names(map: &ShardMap, node: &NodeId) -> bool {
+    map.member(node).is_some()
+}
+
+/// Whether the assignment gives any shard or member another place than the map does.
+fn changes(assignment: &Assignment, map: &ShardMap) -> bool {
+    assignment.members != map.members()
+        || (0..map.shards())
+            .any(|shard| assignment.owners[shard as usize] != map.worker(ShardId(shard)))
+}

@@ -1,0 +1,189 @@
+//! Which shards this node answers for, and the steps on the way in and out (rules S1 to S3).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::shard_map::ShardMap;
+use crate::ids::{Epoch, Instance, ShardId};
+use crate::time::Time;
+
+/// First wait after an `acquire` hook failed; doubles with each failure.
+const ACQUIRE_BACKOFF: Duration = Duration::from_millis(100);
+/// Longest wait between two runs of an `acquire` hook.
+const ACQUIRE_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Failures of `acquire` after which the leader is asked to place the shard elsewhere.
+pub(super) const ACQUIRE_RETRIES: u32 = 3;
+
+/// Where one shard stands on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The `acquire` hook runs.
+    Acquiring,
+    /// The `acquire` hook failed; it runs again at this time.
+    Waiting(Time),
+    /// Answers requests.
+    Open,
+    /// Answers no new requests; guards may be in flight, hooks may run.
+    Draining,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    epoch: Epoch,
+    stage: Stage,
+    failures: u32,
+}
+
+/// What the shell must do after a change.
+#[derive(Default, Debug, PartialEq, Eq)]
+pub(super) struct Steps {
+    pub(super) acquire: Vec<(ShardId, Epoch)>,
+    pub(super) open: Vec<(ShardId, Epoch)>,
+    pub(super) close: Vec<(ShardId, Epoch)>,
+}
+
+/// The serving set with its edges.
+///
+/// Invariant: every `Open` slot is desired at its epoch. A (shard, epoch) on which a guard may be in flight or
+/// a hook may run has a slot.
+#[derive(Debug, Default)]
+pub(super) struct Serving {
+    slots: BTreeMap<ShardId, Slot>,
+    desired: BTreeMap<ShardId, Epoch>,
+}
+
+impl Serving {
+    /// Rules S1 and P3: what should be served is `owned(committed) ∩ owned(pending)`, compared as (shard, epoch).
+    pub(super) fn set_maps(
+        &mut self,
+        me: &Instance,
+        committed: &ShardMap,
+        pending: Option<&ShardMap>,
+    ) -> Steps {
+        let kept = |&(shard, epoch): &(ShardId, Epoch)| match pending {
+            None => true,
+            Some(map) => map.owner(shard) == Some(me) && map.epoch(shard) == epoch,
+        };
+        self.desired = committed.owned_by(me).filter(kept).collect();
+        let mut steps = Steps::default();
+        for (&shard, slot) in &mut self.slots {
+            if self.desired.get(&shard) != Some(&slot.epoch) && slot.stage != Stage::Draining {
+                slot.stage = Stage::Draining;
+                steps.close.push((shard, slot.epoch));
+            }
+        }
+        for (&shard, &epoch) in &self.desired {
+            // A slot that is draining is acquired again when the drain ends: `acquire` waits for `release` (S3).
+            self.slots.entry(shard).or_insert_with(|| {
+                steps.acquire.push((shard, epoch));
+                Slot {
+                    epoch,
+                    stage: Stage::Acquiring,
+                    failures: 0,
+                }
+            });
+        }
+        steps
+    }
+
+    /// The `acquire` hook ended. The re-check of rule S3 is that the slot still stands as acquiring.
+    pub(super) fn acquired(&mut self, now: Time, shard: ShardId, epoch: Epoch, ok: bool) -> Steps {
+        let mut steps = Steps::default();
+        let Some(slot) = self.slots.get_mut(&shard) else {
+            return steps;
+        };
+        if slot.epoch != epoch || slot.stage != Stage::Acquiring {
+            return steps;
+        }
+        if ok {
+            slot.stage = Stage::Open;
+            steps.open.push((shard, epoch));
+        } else {
+            slot.failures += 1;
+            let wait = ACQUIRE_BACKOFF * 2u32.saturating_pow(slot.failures.min(16) - 1);
+            slot.stage = Stage::Waiting(now + wait.min(ACQUIRE_BACKOFF_MAX));
+        }
+        steps
+    }
+
+    /// The last guard is gone and the hooks have ended.
+    pub(super) fn drained(&mut self, shard: ShardId, epoch: Epoch) -> Steps {
+        let mut steps = Steps::default();
+        match self.slots.get(&shard) {
+            Some(slot) if slot.epoch == epoch && slot.stage == Stage::Draining => {
+                self.slots.remove(&shard)
+            }
+            _ => return steps,
+        };
+        if let Some(&epoch) = self.desired.get(&shard) {
+            self.slots.insert(
+                shard,
+                Slot {
+                    epoch,
+                    stage: Stage::Acquiring,
+                    failures: 0,
+                },
+            );
+            steps.acquire.push((shard, epoch));
+        }
+        steps
+    }
+
+    /// Runs again the `acquire` hooks that are due.
+    pub(super) fn handle_timeout(&mut self, now: Time) -> Steps {
+        let mut steps = Steps::default();
+        for (&shard, slot) in &mut self.slots {
+            if matches!(slot.stage, Stage::Waiting(at) if at <= now) {
+                slot.stage = Stage::Acquiring;
+                steps.acquire.push((shard, slot.epoch));
+            }
+        }
+        steps
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        let waiting = |slot: &Slot| {
+            if let Stage::Waiting(at) = slot.stage {
+                Some(at)
+            } else {
+                None
+            }
+        };
+        self.slots.values().filter_map(waiting).min()
+    }
+
+    /// Rule S2: no guard in flight and no hook running on any (shard, epoch) outside `owned(map)`.
+    pub(super) fn is_within(&self, me: &Instance, map: &ShardMap) -> bool {
+        self.slots
+            .iter()
+            .all(|(&shard, slot)| map.owner(shard) == Some(me) && map.epoch(shard) == slot.epoch)
+    }
+
+    /// Whether nothing is served, drained or acquired.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub(super) fn serves_any(&self) -> bool {
+        self.slots.values().any(|slot| slot.stage == Stage::Open)
+    }
+
+    /// Shards whose `acquire` hook failed too often.
+    pub(super) fn unacquirable(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.slots
+            .iter()
+            .filter(|(_, slot)| slot.failures >= ACQUIRE_RETRIES)
+            .map(|(&shard, _)| shard)
+    }
+
+    pub(super) fn check_invariants(&self) {
+        for (shard, slot) in &self.slots {
+            assert!(
+                slot.stage == Stage::Draining || self.desired.get(shard) == Some(&slot.epoch),
+                "shard {shard} stands as {:?} but is not desired at epoch {}",
+                slot.stage,
+                slot.epoch
+            );
+        }
+    }
+}
