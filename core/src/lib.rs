@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod ids;
+pub mod key;
 pub mod limits;
 pub mod log_message;
 #[cfg_attr(not(funk_mutants), allow(unused))]

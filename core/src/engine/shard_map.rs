@@ -1,69 +1,415 @@
-//! Which node owns which shard. (Stand-in: replaced on merge.)
-use crate::ids::*;
+//! Which node owns which shard, with which fencing token: an immutable value, swapped whole.
+
 use std::collections::BTreeSet;
-/// stand-in
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct ShardMap;
-/// stand-in
-#[derive(Clone, PartialEq, Debug)]
+use std::sync::Arc;
+
+use crate::ids::{Epoch, Instance, LogIndex, NodeId, ShardId, WorkerId};
+use crate::limits::{MAX_SHARDS, MAX_WORKERS};
+
+/// A node in the map.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MapMember {
-    /// i
+    /// The run that owns shards.
     pub instance: Instance,
-    /// w
+    /// Smallest free positive number when the node came; stable while it stays.
     pub worker: WorkerId,
-    /// c
+    /// Relative capacity, at least 1.
     pub capacity: u32,
 }
-/// stand-in
-#[derive(Clone, PartialEq, Debug)]
+
+/// What a proposal says: owners only. Epochs follow when it is applied (rule P2).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Assignment {
-    /// m
+    /// Members, sorted by name, each worker id once.
     pub members: Vec<MapMember>,
-    /// o
+    /// Owner of each shard, by worker id; 0: nobody.
     pub owners: Vec<WorkerId>,
+    /// Weight of each shard, at least 1; `None`: all weigh 1.
+    pub weights: Option<Arc<[u32]>>,
 }
-/// stand-in
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
-#[error("stand-in")]
-pub struct AssignmentError;
-#[allow(missing_docs, unused_variables)]
+
+/// Why an assignment does not fit.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AssignmentError {
+    /// The number of shards is fixed for the life of a cluster.
+    #[error(
+        "the assignment has {found} shards, the cluster {expected}; the number is fixed for the life of a cluster"
+    )]
+    ShardCount {
+        /// Shards in the assignment.
+        found: usize,
+        /// Shards of the cluster.
+        expected: u32,
+    },
+    /// Not 1 to [`MAX_SHARDS`].
+    #[error("{0} shards; 1 to {max} are possible", max = MAX_SHARDS)]
+    ShardRange(usize),
+    /// A shard is given to a worker that no member has.
+    #[error("shard {shard} is given to worker {worker}, who is no member")]
+    UnknownWorker {
+        /// The shard.
+        shard: ShardId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Members are not sorted by name, or a worker id is 0 or stands twice, or there are too many.
+    #[error("the members are not sorted by name with distinct positive worker ids (at most {max})", max = MAX_WORKERS)]
+    Members,
+    /// As many weights as shards are needed, each at least 1.
+    #[error("the weights do not fit: one for each shard, at least 1")]
+    Weights,
+}
+
+/// Shard -> (owner, epoch), for all shards. Cheap to clone.
+///
+/// Invariant: members are sorted by name and have distinct positive worker ids; every owner is 0 or one of them.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ShardMap {
+    index: LogIndex,
+    members: Arc<[MapMember]>,
+    /// Worker id -> position in `members` plus 1; 0: nobody has it.
+    positions: Arc<[u16]>,
+    owners: Arc<[WorkerId]>,
+    epochs: Arc<[Epoch]>,
+    weights: Option<Arc<[u32]>>,
+}
+
 impl ShardMap {
+    /// The map before the first proposal: index 0, no shards, no members.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Puts a map together from its parts, checking them.
+    pub(super) fn from_parts(
+        index: LogIndex,
+        assignment: Assignment,
+        epochs: Vec<Epoch>,
+    ) -> Result<Self, AssignmentError> {
+        let Assignment {
+            members,
+            owners,
+            weights,
+        } = assignment;
+        let positions = positions(&members)?;
+        let unknown = |worker: WorkerId| {
+            worker.0 != 0
+                && positions
+                    .get(usize::from(worker.0))
+                    .is_none_or(|&at| at == 0)
+        };
+        if let Some(shard) = owners.iter().position(|&worker| unknown(worker)) {
+            return Err(AssignmentError::UnknownWorker {
+                shard: ShardId(shard as u32),
+                worker: owners[shard],
+            });
+        }
+        if owners.len() > MAX_SHARDS as usize || epochs.len() != owners.len() {
+            return Err(AssignmentError::ShardRange(owners.len()));
+        }
+        if weights
+            .as_ref()
+            .is_some_and(|w| w.len() != owners.len() || w.contains(&0))
+        {
+            return Err(AssignmentError::Weights);
+        }
+        let (members, owners, epochs) = (members.into(), owners.into(), epochs.into());
+        Ok(Self {
+            index,
+            members,
+            positions: positions.into(),
+            owners,
+            epochs,
+            weights,
+        })
+    }
+
+    /// Log index of the proposal that made it; 0 for the empty map.
     pub fn index(&self) -> LogIndex {
-        unreachable!()
+        self.index
     }
+
+    /// Number of shards; 0 for the empty map.
     pub fn shards(&self) -> u32 {
-        unreachable!()
+        self.owners.len() as u32
     }
+
+    /// Who owns the shard; `None` if nobody does or there is no such shard.
+    #[inline]
     pub fn owner(&self, shard: ShardId) -> Option<&Instance> {
-        unreachable!()
+        let worker = self.owners.get(shard.0 as usize)?;
+        let at = usize::from(self.positions[usize::from(worker.0)]);
+        self.members
+            .get(at.wrapping_sub(1))
+            .map(|member| &member.instance)
     }
-    pub fn epoch(&self, shard: ShardId) -> Epoch {
-        unreachable!()
-    }
+
+    /// Worker id of the owner; 0 if nobody owns the shard or there is no such shard.
+    #[inline]
     pub fn worker(&self, shard: ShardId) -> WorkerId {
-        unreachable!()
+        self.owners
+            .get(shard.0 as usize)
+            .copied()
+            .unwrap_or_default()
     }
+
+    /// Fencing token of the shard; 0 if nobody ever owned it or there is no such shard.
+    #[inline]
+    pub fn epoch(&self, shard: ShardId) -> Epoch {
+        self.epochs
+            .get(shard.0 as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The nodes in the map, sorted by name.
     pub fn members(&self) -> &[MapMember] {
-        unreachable!()
+        &self.members
     }
+
+    /// The member of this name.
     pub fn member(&self, node: &NodeId) -> Option<&MapMember> {
-        unreachable!()
+        let at = self
+            .members
+            .binary_search_by(|member| member.instance.node.cmp(node))
+            .ok()?;
+        Some(&self.members[at])
     }
+
+    /// The shards of one run of a node, with their tokens, in order.
     pub fn owned_by<'a>(
         &'a self,
         instance: &Instance,
     ) -> impl Iterator<Item = (ShardId, Epoch)> + 'a {
-        std::iter::empty()
+        let worker = self
+            .member(&instance.node)
+            .filter(|member| member.instance == *instance)
+            .map(|member| member.worker);
+        let shards = self.owners.iter().zip(self.epochs.iter()).enumerate();
+        shards
+            .filter(move |(_, (owner, _))| Some(**owner) == worker)
+            .map(|(at, (_, &epoch))| (ShardId(at as u32), epoch))
     }
+
+    /// How many shards each member has, in the order of [`members`](Self::members).
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.members.len() + 1];
+        for owner in self.owners.iter() {
+            counts[usize::from(self.positions[usize::from(owner.0)])] += 1;
+        }
+        counts.remove(0);
+        counts
+    }
+
+    /// Weights of the shards; `None`: all weigh 1.
+    pub fn weights(&self) -> Option<&Arc<[u32]>> {
+        self.weights.as_ref()
+    }
+
+    /// Owners of all shards by worker id.
+    pub(super) fn owners(&self) -> &[WorkerId] {
+        &self.owners
+    }
+
+    pub(super) fn epochs(&self) -> &[Epoch] {
+        &self.epochs
+    }
+
+    /// What a proposal of exactly this map would say.
+    pub fn assignment(&self) -> Assignment {
+        Assignment {
+            members: self.members.to_vec(),
+            owners: self.owners.to_vec(),
+            weights: self.weights.clone(),
+        }
+    }
+
+    /// The map that the assignment, proposed at `index`, makes of this committed one: a shard keeps its epoch
+    /// where its owner, name and run, stays; elsewhere the epoch is `index`.
     pub fn apply_assignment(
         &self,
         index: LogIndex,
         assignment: &Assignment,
     ) -> Result<ShardMap, AssignmentError> {
-        unreachable!()
+        let shards = assignment.owners.len();
+        if shards == 0 || shards > MAX_SHARDS as usize {
+            return Err(AssignmentError::ShardRange(shards));
+        }
+        if self.shards() != 0 && shards != self.owners.len() {
+            return Err(AssignmentError::ShardCount {
+                found: shards,
+                expected: self.shards(),
+            });
+        }
+        // Worker ids whose holder is the same run in both maps: there, an equal id is an equal owner.
+        let highest = self
+            .members
+            .iter()
+            .chain(&assignment.members)
+            .map(|member| member.worker.0)
+            .max()
+            .unwrap_or(0);
+        let mut same = vec![false; usize::from(highest) + 1];
+        for member in &assignment.members {
+            let held = self.member(&member.instance.node);
+            same[usize::from(member.worker.0)] =
+                held.is_some_and(|h| h.instance == member.instance && h.worker == member.worker);
+        }
+        let epoch = |(shard, &worker): (usize, &WorkerId)| {
+            let stays = self.owners.get(shard) == Some(&worker)
+                && same.get(usize::from(worker.0)) == Some(&true);
+            if stays {
+                self.epochs[shard]
+            } else {
+                Epoch(index.0)
+            }
+        };
+        let epochs = assignment.owners.iter().enumerate().map(epoch).collect();
+        Self::from_parts(index, assignment.clone(), epochs)
     }
 }
-/// stand-in
-pub fn ack_set(_committed: &ShardMap, _proposed: &ShardMap) -> BTreeSet<Instance> {
-    unreachable!()
+
+fn positions(members: &[MapMember]) -> Result<Vec<u16>, AssignmentError> {
+    let sorted = members
+        .windows(2)
+        .all(|pair| pair[0].instance.node < pair[1].instance.node);
+    if !sorted || members.len() > MAX_WORKERS {
+        return Err(AssignmentError::Members);
+    }
+    let highest = members
+        .iter()
+        .map(|member| member.worker.0)
+        .max()
+        .unwrap_or(0);
+    let mut positions = vec![0; usize::from(highest) + 1];
+    for (at, member) in members.iter().enumerate() {
+        let position = &mut positions[usize::from(member.worker.0)];
+        if member.worker.0 == 0 || *position != 0 || member.capacity == 0 {
+            return Err(AssignmentError::Members);
+        }
+        *position = at as u16 + 1;
+    }
+    Ok(positions)
+}
+
+/// Who must drain before `proposed` may be committed: owners in `committed` that lose a shard, and nodes that gain one.
+pub fn ack_set(committed: &ShardMap, proposed: &ShardMap) -> BTreeSet<Instance> {
+    let mut workers = (BTreeSet::new(), BTreeSet::new());
+    for shard in 0..proposed.owners.len() {
+        if proposed.epochs[shard].0 == proposed.index.0 {
+            workers.0.insert(committed.worker(ShardId(shard as u32)));
+            workers.1.insert(proposed.owners[shard]);
+        }
+    }
+    let instance = |map: &ShardMap, worker: WorkerId| {
+        map.members
+            .iter()
+            .find(|member| member.worker == worker)
+            .map(|member| member.instance.clone())
+    };
+    let losers = workers
+        .0
+        .into_iter()
+        .filter_map(|worker| instance(committed, worker));
+    let gainers = workers
+        .1
+        .into_iter()
+        .filter_map(|worker| instance(proposed, worker));
+    losers.chain(gainers).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::ids::BootId;
+
+    pub(in crate::engine) fn member(name: &str, boot: u64, worker: u16) -> MapMember {
+        let instance = Instance {
+            node: NodeId::new(name).unwrap(),
+            boot: BootId(boot),
+        };
+        MapMember {
+            instance,
+            worker: WorkerId(worker),
+            capacity: 1,
+        }
+    }
+
+    fn assignment(members: &[MapMember], owners: &[u16]) -> Assignment {
+        Assignment {
+            members: members.to_vec(),
+            owners: owners.iter().map(|&w| WorkerId(w)).collect(),
+            weights: None,
+        }
+    }
+
+    #[test]
+    fn p2_an_epoch_is_kept_exactly_where_the_run_stays() {
+        let first = assignment(&[member("a", 1, 1), member("b", 1, 2)], &[1, 1, 2, 2]);
+        let map = ShardMap::empty()
+            .apply_assignment(LogIndex(5), &first)
+            .unwrap();
+        let second = assignment(&[member("a", 1, 1), member("b", 2, 2)], &[1, 2, 2, 1]);
+        let next = map.apply_assignment(LogIndex(9), &second).unwrap();
+        let epochs: Vec<u64> = (0..4).map(|shard| next.epoch(ShardId(shard)).0).collect();
+        assert_eq!(
+            epochs,
+            [5, 9, 9, 9],
+            "b restarted: shard 2 has another owner although its name stays"
+        );
+        let acks = ack_set(&map, &next);
+        assert_eq!(
+            acks.len(),
+            3,
+            "a loses and gains, the old b loses, the new b gains: {acks:?}"
+        );
+    }
+
+    #[test]
+    fn owners_and_lookups() {
+        let map = assignment(&[member("a", 1, 7), member("c", 1, 2)], &[7, 0, 2]);
+        let map = ShardMap::empty()
+            .apply_assignment(LogIndex(1), &map)
+            .unwrap();
+        assert_eq!(map.owner(ShardId(0)).unwrap().node.as_str(), "a");
+        assert_eq!(map.owner(ShardId(1)), None);
+        assert_eq!(map.owner(ShardId(3)), None);
+        assert_eq!(map.counts(), [1, 1]);
+        assert_eq!(
+            map.owned_by(&map.members()[1].instance).collect::<Vec<_>>(),
+            [(ShardId(2), Epoch(1))]
+        );
+        assert_eq!(ShardMap::empty().owner(ShardId(0)), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let good = assignment(&[member("a", 1, 1)], &[1, 1]);
+        let map = ShardMap::empty()
+            .apply_assignment(LogIndex(1), &good)
+            .unwrap();
+        let refused = |members: &[MapMember], owners: &[u16]| {
+            map.apply_assignment(LogIndex(2), &assignment(members, owners))
+                .unwrap_err()
+        };
+        assert!(matches!(
+            refused(&[member("a", 1, 1)], &[1]),
+            AssignmentError::ShardCount {
+                found: 1,
+                expected: 2
+            }
+        ));
+        assert!(matches!(
+            refused(&[member("a", 1, 1)], &[1, 9]),
+            AssignmentError::UnknownWorker { .. }
+        ));
+        assert_eq!(
+            refused(&[member("b", 1, 1), member("a", 1, 2)], &[1, 2]),
+            AssignmentError::Members
+        );
+        assert_eq!(
+            refused(&[member("a", 1, 1), member("b", 1, 1)], &[1, 1]),
+            AssignmentError::Members
+        );
+    }
 }
