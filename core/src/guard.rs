@@ -1,0 +1,113 @@
+//! Proof that this node owns a shard, now.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use crate::call::{ProposeError, Proposed};
+use crate::ids::{Epoch, ShardId};
+use crate::node::Node;
+use crate::proposals;
+use crate::routing::Entry;
+use crate::time::Time;
+
+/// While it is valid nobody else owns the shard; while it exists the shard is not given away in peace.
+///
+/// The guard's [`epoch`](Self::epoch) is the fencing token: larger at every change of owner. Hand it to every
+/// store that other owners write, too, and have that store refuse lower tokens (the idea is Chubby's sequencer):
+/// a process that stands still in the middle of a write may finish it after its lease has lapsed.
+pub struct ShardGuard {
+    node: Arc<Node>,
+    entry: Entry,
+    generation: u64,
+    /// Rule S6: a lapse is final.
+    lapsed: AtomicBool,
+}
+
+impl fmt::Debug for ShardGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ShardGuard({} at {})", self.shard(), self.epoch())
+    }
+}
+
+impl ShardGuard {
+    /// Rule S4: the shard is in the serving set and the lease is valid at this moment.
+    #[inline]
+    pub(crate) fn take(node: &Arc<Node>, shard: ShardId) -> Option<Self> {
+        let entry = node.table.load().enter(shard)?;
+        let generation = node.lease.generation_at(node.environment.now())?;
+        Some(Self {
+            node: node.clone(),
+            entry,
+            generation,
+            lapsed: AtomicBool::new(false),
+        })
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
+        self.entry.shard
+    }
+
+    /// The fencing token.
+    pub fn epoch(&self) -> Epoch {
+        self.entry.epoch
+    }
+
+    /// Until when, on this node's lease clock, the guard holds; it follows renewals. `None`: it has lapsed, for good.
+    pub fn valid_until(&self) -> Option<Time> {
+        if self.lapsed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let until = self.node.lease.until(self.generation);
+        let until = until.filter(|&until| self.node.environment.now() < until);
+        if until.is_none() {
+            self.lapsed.store(true, Ordering::Relaxed);
+        }
+        until
+    }
+
+    /// Whether the guard holds at this moment.
+    pub fn is_valid(&self) -> bool {
+        self.valid_until().is_some()
+    }
+
+    /// Waits until the lease under the guard lapses; as long as it is renewed, for ever.
+    pub async fn lapsed(&self) {
+        while let Some(until) = self.valid_until() {
+            self.node.environment.sleep_until(until).await;
+        }
+    }
+
+    /// Waits until the library must end what it runs under this guard: a lapse, or a drain that took too long.
+    pub(crate) async fn ended(&self) {
+        let mut changes = self.node.changes.subscribe();
+        loop {
+            if self.entry.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.lapsed() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Appends an application's entry that is applied only if this guard's token is still the shard's in the
+    /// committed map. Returns after it was applied on this node.
+    ///
+    /// At most [`MAX_APP_ENTRY_BYTES`](crate::limits::MAX_APP_ENTRY_BYTES).
+    pub async fn propose(&self, bytes: impl Into<Bytes>) -> Result<Proposed, ProposeError> {
+        if !self.is_valid() {
+            return Err(ProposeError::Lapsed);
+        }
+        let guard = Some((self.shard(), self.epoch()));
+        self.node
+            .environment
+            .scope(proposals::propose(&self.node, guard, bytes.into()))
+            .await
+    }
+}
