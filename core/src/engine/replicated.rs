@@ -79,7 +79,7 @@ pub enum VoidReason {
 }
 
 /// A guarded entry came with another epoch than the committed map gives its shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error(
     "shard {shard} has epoch {current}, the entry was guarded by {given}: its owner changed; drop the guard and call again"
 )]
