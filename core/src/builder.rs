@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::call::DEFAULT_SERVICE;
 use crate::cluster::Cluster;
 use crate::driver;
-use crate::engine::membership::{TagError, Tags};
+use crate::engine::membership::Tags;
 use crate::ids::{BootId, ClusterName, MemberKind, NodeId};
 use crate::limits::{MAX_SHARDS, MAX_WORKERS};
 use crate::raft::RaftStartError;
@@ -254,11 +254,14 @@ impl Builder {
         for error in self.timing.check().err().unwrap_or_default() {
             wrong(error.key, error.value.to_string(), format!("{} is the limit: {}", error.allowed, error.why));
         }
-        let tags = Tags::new(self.tags.iter().cloned())
-            .map_err(|e: TagError| wrong("tag", format!("{:?}", self.tags), e.to_string()))
-            .ok();
-        match (cluster, node, self.transport, tags) {
-            (Some(cluster), Some(node), Some(transport), Some(tags)) if errors.is_empty() => {
+        let mut tags = Tags::new();
+        for (name, value) in &self.tags {
+            if let Err(error) = tags.insert(name, value) {
+                wrong("tag", format!("{name:?}"), error.to_string());
+            }
+        }
+        match (cluster, node, self.transport) {
+            (Some(cluster), Some(node), Some(transport)) if errors.is_empty() => {
                 Ok(Checked {
                     cluster,
                     node,

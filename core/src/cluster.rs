@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use crate::builder::Builder;
 use crate::call::{Answer, CallError, ProposeError, Proposed, Request};
-use crate::engine::membership::{MemberState, TagError, Tags};
+use crate::engine::membership::{ENDPOINT_PREFIX, MemberState, TagError, Tags};
 use crate::engine::shard_map::ShardMap;
 use crate::engine::{Event, NodeState, Role};
 use crate::guard::ShardGuard;
@@ -19,9 +19,6 @@ use crate::ids::{
 };
 use crate::node::{Command, Hold, Node};
 use crate::{key, proposals, routing};
-
-/// Prefix of tags that are endpoints.
-pub const ENDPOINT_PREFIX: &str = "ep.";
 
 /// A node of a cluster, as its application sees it. Cheap to clone; all clones are the same node.
 ///
@@ -182,7 +179,7 @@ impl Cluster {
     pub fn endpoint(&self, node: &NodeId, name: &str) -> Option<String> {
         let status = self.node.status.load();
         let tags = &status.members.get(node)?.tags;
-        tags.value(&format!("{ENDPOINT_PREFIX}{name}")).map(str::to_owned)
+        tags.endpoint(name).map(str::to_owned)
     }
 
     /// Publishes an endpoint of this node, as its tag `ep.NAME`.

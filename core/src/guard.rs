@@ -10,7 +10,7 @@ use crate::call::{ProposeError, Proposed};
 use crate::ids::{Epoch, ShardId};
 use crate::node::Node;
 use crate::proposals;
-use crate::routing::Entry;
+use crate::routing::{Entry, ServingTable};
 use crate::time::Time;
 
 /// While it is valid nobody else owns the shard; while it exists the shard is not given away in peace.
@@ -19,11 +19,57 @@ use crate::time::Time;
 /// store that other owners write, too, and have that store refuse lower tokens (the idea is Chubby's sequencer):
 /// a process that stands still in the middle of a write may finish it after its lease has lapsed.
 pub struct ShardGuard {
-    node: Arc<Node>,
+    lease: LeaseHold,
     entry: Entry,
+}
+
+/// The lease under a guard.
+struct LeaseHold {
+    node: Arc<Node>,
     generation: u64,
     /// Rule S6: a lapse is final.
     lapsed: AtomicBool,
+}
+
+impl LeaseHold {
+    fn valid_until(&self) -> Option<Time> {
+        if self.lapsed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let until = self.node.lease.until(self.generation);
+        let until = until.filter(|&until| self.node.environment.now() < until);
+        if until.is_none() {
+            self.lapsed.store(true, Ordering::Relaxed);
+        }
+        until
+    }
+
+    async fn lapsed(&self) {
+        while let Some(until) = self.valid_until() {
+            self.node.environment.sleep_until(until).await;
+        }
+    }
+}
+
+/// What ends a future that the library runs under a guard, seen from outside that future.
+pub(crate) struct GuardWatch {
+    lease: LeaseHold,
+    table: Arc<ServingTable>,
+    shard: ShardId,
+}
+
+impl GuardWatch {
+    /// Waits for a lapse, or for a drain that takes too long.
+    pub(crate) async fn ended(&self) {
+        let mut changes = self.lease.node.changes.subscribe();
+        while !self.table.is_cancelled(self.shard) {
+            tokio::select! {
+                biased;
+                () = self.lease.lapsed() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+        }
+    }
 }
 
 impl fmt::Debug for ShardGuard {
@@ -38,12 +84,12 @@ impl ShardGuard {
     pub(crate) fn take(node: &Arc<Node>, shard: ShardId) -> Option<Self> {
         let entry = node.table.load().enter(shard)?;
         let generation = node.lease.generation_at(node.environment.now())?;
-        Some(Self {
+        let lease = LeaseHold {
             node: node.clone(),
-            entry,
             generation,
             lapsed: AtomicBool::new(false),
-        })
+        };
+        Some(Self { lease, entry })
     }
 
     /// The shard.
@@ -58,15 +104,7 @@ impl ShardGuard {
 
     /// Until when, on this node's lease clock, the guard holds; it follows renewals. `None`: it has lapsed, for good.
     pub fn valid_until(&self) -> Option<Time> {
-        if self.lapsed.load(Ordering::Relaxed) {
-            return None;
-        }
-        let until = self.node.lease.until(self.generation);
-        let until = until.filter(|&until| self.node.environment.now() < until);
-        if until.is_none() {
-            self.lapsed.store(true, Ordering::Relaxed);
-        }
-        until
+        self.lease.valid_until()
     }
 
     /// Whether the guard holds at this moment.
@@ -76,23 +114,19 @@ impl ShardGuard {
 
     /// Waits until the lease under the guard lapses; as long as it is renewed, for ever.
     pub async fn lapsed(&self) {
-        while let Some(until) = self.valid_until() {
-            self.node.environment.sleep_until(until).await;
-        }
+        let environment = self.lease.node.environment.clone();
+        environment.scope(self.lease.lapsed()).await;
     }
 
-    /// Waits until the library must end what it runs under this guard: a lapse, or a drain that took too long.
-    pub(crate) async fn ended(&self) {
-        let mut changes = self.node.changes.subscribe();
-        loop {
-            if self.entry.is_cancelled() {
-                return;
-            }
-            tokio::select! {
-                biased;
-                () = self.lapsed() => return,
-                changed = changes.changed() => if changed.is_err() { return },
-            }
+    pub(crate) fn watch(&self) -> GuardWatch {
+        GuardWatch {
+            lease: LeaseHold {
+                node: self.lease.node.clone(),
+                generation: self.lease.generation,
+                lapsed: AtomicBool::new(false),
+            },
+            table: self.entry.table().clone(),
+            shard: self.shard(),
         }
     }
 
@@ -105,9 +139,8 @@ impl ShardGuard {
             return Err(ProposeError::Lapsed);
         }
         let guard = Some((self.shard(), self.epoch()));
-        self.node
-            .environment
-            .scope(proposals::propose(&self.node, guard, bytes.into()))
-            .await
+        let node = &self.lease.node;
+        let propose = proposals::propose(node, guard, bytes.into());
+        node.environment.scope(propose).await
     }
 }

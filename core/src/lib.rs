@@ -1,16 +1,44 @@
 //! Turns any service into a cluster.
+//!
+//! A program embeds this crate, gives it a [transport](transport) and a way to find peers, and gets: who is in the
+//! cluster, who leads, which node owns which shard, a proof that no two nodes own the same shard at once (with a
+//! fencing token for stores that others write too), and requests delivered to the owner, through crashes, partitions
+//! and rolling restarts.
+//!
+//! Begin with [`Cluster::builder`]; write a [`Service`]; send it [`Request`]s with [`Cluster::call`].
 
+pub mod builder;
+pub mod call;
+pub mod cluster;
+mod driver;
 pub mod engine;
+pub mod guard;
 pub mod ids;
 pub mod key;
 pub mod limits;
 pub mod log_message;
 #[cfg_attr(not(funk_mutants), allow(unused))]
 pub mod mutants;
+mod node;
+mod proposals;
 mod raft;
+mod routing;
 pub mod runtime;
+pub mod service;
+pub mod state;
+pub mod storage;
 pub mod time;
 pub mod timing;
 pub mod transport;
-#[doc(hidden)]
 pub mod wire;
+
+pub use builder::{Builder, ConfigError, StartError};
+pub use call::{Answer, CallError, ProposeError, Proposed, Request};
+pub use cluster::{Cluster, Events, MemberInfo, Notice, Route};
+pub use engine::events::{Event, NodeState, Role};
+pub use guard::ShardGuard;
+pub use ids::{Epoch, NodeId, ShardId};
+pub use service::{AcquireError, OwnedShard, Service, ServiceError, ServiceRequest};
+pub use state::{Applied, ReplicatedState, RestoreError};
+pub use storage::Storage;
+pub use timing::Timing;

@@ -37,3 +37,5 @@ pub const EVENT_BUFFER: usize = 1_024;
 pub const MAX_PROPOSALS_IN_FLIGHT: usize = 4_096;
 /// Calls of one node that wait for a shard in hand-off or for a leader; past it `call` answers `Overloaded`.
 pub const MAX_WAITING_CALLS: usize = 16_384;
+/// Datagrams that wait for the driver; past it they are dropped and counted, which the protocol survives.
+pub const DATAGRAM_QUEUE: usize = 4_096;

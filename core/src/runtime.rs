@@ -154,6 +154,18 @@ impl Environment {
         }
     }
 
+    /// Nanoseconds since 1970 by the wall clock; in a simulation the lease clock. Nothing is ever timed by it: it only
+    /// makes the number of a run larger than those of earlier runs.
+    pub fn wall_nanos(&self) -> u64 {
+        match &self.0.clock {
+            Clock::System => {
+                let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                since.unwrap_or_default().as_nanos() as u64
+            }
+            Clock::Simulated { .. } => self.now().0,
+        }
+    }
+
     /// The monotonic clock as the standard library's type, for libraries that want that.
     pub fn instant(&self) -> std::time::Instant {
         match &self.0.clock {

@@ -159,6 +159,8 @@ pub struct Routes {
     pub leader: Option<NodeId>,
     /// Where members are.
     pub addrs: Arc<BTreeMap<NodeId, PeerAddr>>,
+    /// Members that are suspect, failed or have left: waiting for their answers is no use.
+    pub unreachable: Arc<BTreeSet<NodeId>>,
 }
 
 /// Everything that the engine wants done.

@@ -52,7 +52,7 @@ use crate::transport::Peer;
 use bootstrap::Bootstrap;
 use leading::{Context, Leading};
 use lease::Lease;
-use membership::{Member, MemberEvent, Membership, MembershipOutput};
+use membership::{Member, MemberEvent, MemberState, Membership, MembershipOutput};
 use message::{Ping, Pong};
 use replicated::{Change, Pending, Replicated};
 use serving::{Serving, Steps};
@@ -653,11 +653,25 @@ impl Engine {
             .iter()
             .map(|(node, member)| (node.clone(), addr(member)))
             .collect();
+        let is_unreachable = |member: &&Member| {
+            !matches!(
+                member.state,
+                MemberState::Alive | MemberState::Leaving
+            )
+        };
+        let unreachable = self
+            .membership
+            .members()
+            .values()
+            .filter(is_unreachable)
+            .map(|member| member.instance.node.clone())
+            .collect();
         self.outputs.push_back(Output::Routes(Routes {
             map: self.committed.clone(),
             pending: self.pending.as_ref().map(|pending| pending.map.index()),
             leader: self.leader.clone(),
             addrs: Arc::new(addrs),
+            unreachable: Arc::new(unreachable),
         }));
     }
 }

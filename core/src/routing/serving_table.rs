@@ -72,6 +72,12 @@ impl ServingTable {
         }
     }
 
+    /// Whether the drain of a closed shard took too long.
+    pub(crate) fn is_cancelled(&self, shard: ShardId) -> bool {
+        let cell = self.cells.get(shard.0 as usize);
+        cell.is_some_and(|cell| cell.word.load(Ordering::Acquire) & CANCELLED != 0)
+    }
+
     /// Whether the shard is closed and no guard is in flight on it.
     pub(crate) fn is_drained(&self, shard: ShardId) -> bool {
         self.cells
@@ -128,10 +134,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether the drain of this shard took too long.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        let cell = &self.table.cells[self.shard.0 as usize];
-        cell.word.load(Ordering::Acquire) & CANCELLED != 0
+    pub(crate) fn table(&self) -> &Arc<ServingTable> {
+        &self.table
     }
 }
 
@@ -185,9 +189,10 @@ mod tests {
         let slow = table.enter(ShardId(0)).unwrap();
         table.close(ShardId(0));
         table.cancel(ShardId(0));
-        assert!(slow.is_cancelled());
+        assert!(table.is_cancelled(ShardId(0)));
+        assert!(!table.is_cancelled(ShardId(1)));
         drop(slow);
         table.open(ShardId(0), Epoch(2));
-        assert!(!table.enter(ShardId(0)).unwrap().is_cancelled());
+        assert!(!table.is_cancelled(ShardId(0)));
     }
 }

@@ -1,0 +1,240 @@
+//! Putting a node together.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::hooks::Hooks;
+use super::{Driver, Sources, observe, streams};
+use crate::builder::{Checked, StartError};
+use crate::cluster::Cluster;
+use crate::engine::{Engine, EngineConfig, Input};
+use crate::ids::{BootId, Instance, MemberKind, PeerAddr, StoreId};
+use crate::limits::{DATAGRAM_QUEUE, EVENT_BUFFER, MAX_FRAME_BYTES, MAX_PROPOSALS_IN_FLIGHT};
+use crate::node::{Node, SharedCounters, Status, Waiting};
+use crate::raft::{RaftConfig, RaftDevice, RaftPeers, RaftStartError};
+use crate::routing::{LeaseCell, ServingTable};
+use crate::runtime::Environment;
+use crate::state::{Applied, ReplicatedState, RestoreError};
+use crate::storage::Storage;
+use crate::transport::{BoxFuture, LocalNode};
+use crate::wire::{Rpc, StreamKind};
+
+/// Starts the node in the environment of the running task.
+pub(crate) async fn start(checked: Checked) -> Result<Cluster, StartError> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(StartError::NoRuntime);
+    }
+    let environment = Environment::current();
+    let started = start_within(environment.clone(), checked);
+    environment.scope(started).await
+}
+
+async fn start_within(environment: Environment, checked: Checked) -> Result<Cluster, StartError> {
+    let boot = checked.boot.unwrap_or(BootId(environment.wall_nanos()));
+    let instance = Instance {
+        node: checked.node,
+        boot,
+    };
+    let transport = checked.transport;
+    let incoming = transport.start(LocalNode {
+        cluster: checked.cluster.clone(),
+        instance: instance.clone(),
+    })?;
+    let addr = transport.local_addr();
+    let rpc = Rpc::new(transport.clone(), environment.clone());
+    let (facts_sender, facts) = mpsc::unbounded_channel();
+    let (store, stores) = checked.storage.open(&environment);
+    let config = EngineConfig {
+        cluster: checked.cluster.clone(),
+        instance: instance.clone(),
+        addr,
+        store,
+        kind: checked.kind,
+        seeds: checked.seeds,
+        bootstrap_expect: checked.bootstrap_expect,
+        shards: checked.shards,
+        voters: checked.voters,
+        timing: checked.timing.clone(),
+        tags: checked.tags.clone(),
+    };
+    let engine = Engine::new(config, environment.rng(), environment.now());
+    let raft = match checked.kind {
+        MemberKind::NonMember => None,
+        MemberKind::Voter | MemberKind::NonVoter => {
+            let state = SharedState::new(checked.state);
+            let config = RaftConfig::new(instance.clone(), store, checked.timing.clone());
+            let peers: Arc<dyn RaftPeers> = Arc::new(PeersOverRpc(rpc.clone()));
+            let device = RaftDevice::start(
+                config.clone(),
+                stores,
+                Box::new(state.clone()),
+                peers.clone(),
+                facts_sender.clone(),
+            )
+            .await?;
+            Some(RaftMember {
+                device,
+                config,
+                storage: checked.storage,
+                state,
+                peers,
+                facts: facts_sender.clone(),
+                environment: environment.clone(),
+            })
+        }
+    };
+    let (commands_sender, commands) = mpsc::unbounded_channel();
+    let (drained_sender, drained) = mpsc::unbounded_channel();
+    let node = Arc::new(Node {
+        cluster: checked.cluster,
+        instance,
+        addr,
+        kind: checked.kind,
+        environment: environment.clone(),
+        transport,
+        rpc,
+        services: checked.services,
+        routes: ArcSwap::default(),
+        table: ArcSwap::from_pointee(ServingTable::new(0, drained_sender.clone())),
+        lease: LeaseCell::default(),
+        status: ArcSwap::from_pointee(Status {
+            tags: Arc::new(checked.tags),
+            ..Status::default()
+        }),
+        changes: watch::Sender::new(0),
+        raft: ArcSwapOption::from(raft.as_ref().map(|raft| Arc::new(raft.device.clone()))),
+        commands: commands_sender,
+        events: Mutex::new(Some(broadcast::Sender::new(EVENT_BUFFER))),
+        waiting: Waiting::default(),
+        proposals: Semaphore::new(MAX_PROPOSALS_IN_FLIGHT),
+        counters: SharedCounters::default(),
+        stopped: AtomicBool::new(false),
+    });
+    let (datagrams_sender, datagrams) = mpsc::channel(DATAGRAM_QUEUE);
+    environment.spawn(streams::receive(node.clone(), incoming, datagrams_sender));
+    if checked.kind == MemberKind::NonMember {
+        environment.spawn(observe::follow(node.clone(), facts_sender));
+    }
+    let driver = Driver {
+        node: node.clone(),
+        engine,
+        raft,
+        hooks: Hooks::new(checked.timing.acquire_timeout),
+        jobs: JoinSet::new(),
+        drained_sender,
+        leaving: Vec::new(),
+        stopping: Vec::new(),
+        has_left: false,
+        lead: environment.now().since(crate::time::Time::default() + environment.monotonic()),
+        members_changed: true,
+        shown_generation: 0,
+    };
+    let sources = Sources {
+        commands,
+        facts,
+        datagrams,
+        drained,
+    };
+    environment.spawn(driver.run(sources));
+    Ok(Cluster::new(node))
+}
+
+/// The raft member of this node, with what it takes to make another one.
+pub(super) struct RaftMember {
+    pub(super) device: RaftDevice,
+    config: RaftConfig,
+    storage: Storage,
+    state: SharedState,
+    peers: Arc<dyn RaftPeers>,
+    facts: mpsc::UnboundedSender<Input>,
+    environment: Environment,
+}
+
+impl RaftMember {
+    /// Stops the raft member, throws its log and state away and starts another one with an empty store.
+    pub(super) async fn begin_anew(&mut self) -> Result<StoreId, RaftStartError> {
+        self.device.shutdown().await;
+        self.storage.clear();
+        self.state.reset();
+        let (store, stores) = self.storage.open(&self.environment);
+        self.config = self.config.clone().with_store(store);
+        self.device = RaftDevice::start(
+            self.config.clone(),
+            stores,
+            Box::new(self.state.clone()),
+            self.peers.clone(),
+            self.facts.clone(),
+        )
+        .await?;
+        Ok(store)
+    }
+}
+
+/// The application's state, which outlives a raft member that is thrown away.
+#[derive(Clone)]
+struct SharedState {
+    state: Arc<Mutex<Box<dyn ReplicatedState>>>,
+    /// As it was at the start.
+    pristine: Bytes,
+}
+
+impl SharedState {
+    fn new(state: Box<dyn ReplicatedState>) -> Self {
+        let pristine = state.snapshot();
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            pristine,
+        }
+    }
+
+    fn reset(&mut self) {
+        if let Err(error) = self.restore(self.pristine.clone()) {
+            tracing::error!(%error, "the application cannot restore its own empty state");
+        }
+    }
+}
+
+impl ReplicatedState for SharedState {
+    fn apply(&mut self, entry: Applied<'_>) -> Bytes {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.apply(entry)
+    }
+
+    fn snapshot(&self) -> Bytes {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: Bytes) -> Result<(), RestoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.restore(snapshot)
+    }
+}
+
+/// Raft's messages over the node's transport.
+struct PeersOverRpc(Rpc);
+
+impl RaftPeers for PeersOverRpc {
+    fn call(
+        &self,
+        to: PeerAddr,
+        request: Bytes,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move {
+            let exchange = self
+                .0
+                .call(&to, StreamKind::Raft, request, MAX_FRAME_BYTES, ttl);
+            match exchange.await {
+                Ok((_, response)) => Ok(response),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
