@@ -9,6 +9,7 @@ pub mod log_message;
 pub mod mutants;
 mod raft;
 pub mod runtime;
+pub mod state;
 pub mod time;
 pub mod timing;
 pub mod transport;
