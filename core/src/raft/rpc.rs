@@ -1,0 +1,134 @@
+//! What raft members say to each other: one version byte, then postcard. One request, one reply.
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::ids::{ClusterId, RaftId};
+
+/// Version of the encoding. Another one is refused, and the refusal says which this node speaks.
+pub(super) const RPC_VERSION: u8 = 1;
+/// Bytes of a snapshot in one request: a few of them fill any link, and a frame has room for it.
+pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// Largest snapshot that is accepted; it is held in memory once more while it arrives.
+pub(super) const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
+
+/// From a raft member to another.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    /// A log belongs to one cluster; messages of another are refused whatever they say.
+    pub(super) cluster: ClusterId,
+    pub(super) from: RaftId,
+    /// Names the store too: a node that lost its memory must not answer for the member it was (rule M0).
+    pub(super) to: RaftId,
+    pub(super) call: Call,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Call {
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+    TransferLeader(TransferLeaderRequest<TypeConfig>),
+    Snapshot(SnapshotChunk),
+}
+
+impl PartialEq for Call {
+    /// Openraft's append request has no comparison of its own: compares the encodings.
+    fn eq(&self, other: &Self) -> bool {
+        postcard::to_stdvec(self).ok() == postcard::to_stdvec(other).ok()
+    }
+}
+
+/// A part of a snapshot; they come in order, the first has `offset` 0.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct SnapshotChunk {
+    pub(super) vote: Vote,
+    pub(super) meta: SnapshotMeta,
+    pub(super) offset: u64,
+    /// Bytes of the whole snapshot.
+    pub(super) total: u64,
+    pub(super) bytes: Bytes,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Append(AppendEntriesResponse<TypeConfig>),
+    Vote(VoteResponse<TypeConfig>),
+    TransferLeader(TransferLeaderResponse<TypeConfig>),
+    /// The chunk was taken (the last one: the snapshot is installed), or the vote is too low: `vote` is the newest.
+    Snapshot {
+        vote: Vote,
+    },
+    Refused(Refusal),
+}
+
+/// Why a request was not even looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("it cannot be read, or is no request that a correct member sends")]
+    Malformed,
+    #[error("another version of the encoding")]
+    OtherVersion,
+    #[error("another cluster")]
+    OtherCluster,
+    #[error("meant for another store of this node")]
+    OtherStore,
+    #[error("the sender is not who it says it is")]
+    OtherSender,
+    #[error("the chunk does not continue the snapshot")]
+    OutOfOrder,
+    #[error("the snapshot is too large")]
+    TooLarge,
+    #[error("the member has stopped")]
+    Stopped,
+}
+
+/// Why bytes are no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RpcDecodeError {
+    Malformed,
+    OtherVersion,
+}
+
+fn encode<T: Serialize>(message: &T) -> Bytes {
+    postcard::to_extend(message, vec![RPC_VERSION])
+        .expect("plain data always encodes")
+        .into()
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcDecodeError> {
+    let (&version, body) = bytes.split_first().ok_or(RpcDecodeError::Malformed)?;
+    if version != RPC_VERSION {
+        return Err(RpcDecodeError::OtherVersion);
+    }
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(RpcDecodeError::Malformed),
+    }
+}
+
+impl Request {
+    pub(super) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RpcDecodeError> {
+        decode(bytes)
+    }
+}
+
+impl Reply {
+    pub(super) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RpcDecodeError> {
+        decode(bytes)
+    }
+}

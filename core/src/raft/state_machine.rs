@@ -1,0 +1,247 @@
+//! Applies the log: the shard maps by [`Replicated`], the rest by the application.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use super::log_store::{KeptSnapshot, Stores};
+use super::types::{
+    Entry, LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, index_of, term_of,
+};
+use crate::engine::Input;
+use crate::engine::replicated::{Change, Replicated};
+use crate::ids::ClusterId;
+use crate::log_message::LogMessage;
+use crate::state::{Applied, ReplicatedState};
+
+/// Version of the snapshot format.
+const SNAPSHOT_VERSION: u8 = 1;
+
+/// What a snapshot holds, after its version byte. Openraft's membership is in it too, so that a snapshot file
+/// can be read without the transfer that brought it.
+#[derive(Serialize, Deserialize)]
+struct SnapshotBody {
+    cluster: Option<ClusterId>,
+    membership: StoredMembership,
+    replicated: Bytes,
+    application: Bytes,
+}
+
+/// The state machine that openraft drives. Clones are the same one.
+pub(crate) struct StateMachine {
+    state: Arc<Mutex<State>>,
+    stores: Stores,
+    facts: mpsc::UnboundedSender<Input>,
+    /// How many entries have been applied: one more than the index of the last.
+    applied: Arc<watch::Sender<u64>>,
+}
+
+struct State {
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    replicated: Replicated,
+    application: Box<dyn ReplicatedState>,
+}
+
+impl StateMachine {
+    pub(super) fn new(
+        application: Box<dyn ReplicatedState>,
+        stores: Stores,
+        facts: mpsc::UnboundedSender<Input>,
+        applied: Arc<watch::Sender<u64>>,
+    ) -> Self {
+        let state = State {
+            last_applied: None,
+            membership: StoredMembership::default(),
+            replicated: Replicated::default(),
+            application,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            stores,
+            facts,
+            applied,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies an entry of the protocol or of the application, and tells the engine what it did.
+    fn apply_normal(&self, id: &LogId, entry: &Entry) -> io::Result<Response> {
+        let message = entry.message().map_err(|error| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("entry {} of the log cannot be applied: {error}", id.index),
+            )
+        })?;
+        let mut state = self.state();
+        let index = index_of(id);
+        let change = state.replicated.apply(index, term_of(id), &message);
+        let response = match (&message, &change) {
+            (
+                LogMessage::App {
+                    shard,
+                    epoch,
+                    bytes,
+                },
+                Change::App(Ok(())),
+            ) => Response::Applied(state.application.apply(Applied {
+                index,
+                shard: *shard,
+                epoch: *epoch,
+                bytes,
+            })),
+            (_, Change::App(Err(stale))) => Response::Refused {
+                shard: stale.shard,
+                given: stale.given,
+                current: stale.current,
+            },
+            _ => Response::None,
+        };
+        if !matches!(change, Change::App(_)) {
+            // The driver gone: the node is stopping, and nobody asks any more.
+            let _ = self.facts.send(Input::Applied {
+                index,
+                term: term_of(id),
+                change,
+            });
+        }
+        Ok(response)
+    }
+
+    fn note_applied(&self, id: LogId) {
+        self.state().last_applied = Some(id);
+        self.applied.send_replace(id.index + 1);
+    }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> io::Error {
+    let text = format!("a snapshot cannot be read: {error}");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let state = self.state();
+        Ok((state.last_applied, state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let id = entry.log_id;
+            let response = match entry.payload {
+                EntryPayload::Blank => Response::None,
+                EntryPayload::Membership(membership) => {
+                    self.state().membership = StoredMembership::new(Some(id), membership);
+                    Response::None
+                }
+                EntryPayload::Normal(entry) => self.apply_normal(&id, &entry)?,
+            };
+            self.note_applied(id);
+            if let Some(responder) = responder {
+                responder.send(response);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let state = self.state();
+        let body = SnapshotBody {
+            cluster: self.stores.origin().map(|origin| origin.cluster),
+            membership: state.membership.clone(),
+            replicated: state.replicated.encode(),
+            application: state.application.snapshot(),
+        };
+        Builder {
+            meta: SnapshotMeta {
+                last_log_id: state.last_applied,
+                last_membership: state.membership.clone(),
+            },
+            body,
+            stores: self.stores.clone(),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
+        let (&version, body) = snapshot
+            .split_first()
+            .ok_or_else(|| unreadable("it is empty"))?;
+        if version != SNAPSHOT_VERSION {
+            return Err(unreadable(format!(
+                "version {version}; this release reads version {SNAPSHOT_VERSION}: upgrade this node"
+            )));
+        }
+        let body: SnapshotBody = postcard::from_bytes(body).map_err(unreadable)?;
+        let own = self.stores.origin().map(|origin| origin.cluster);
+        if own.is_some() && body.cluster.is_some() && own != body.cluster {
+            return Err(unreadable("it is of another cluster"));
+        }
+        let replicated = Replicated::decode(&body.replicated).map_err(unreadable)?;
+        let mut state = self.state();
+        state
+            .application
+            .restore(body.application)
+            .map_err(unreadable)?;
+        state.replicated = replicated.clone();
+        state.membership = meta.last_membership.clone();
+        drop(state);
+        self.stores.save_snapshot(KeptSnapshot {
+            meta: meta.clone(),
+            bytes: snapshot,
+        })?;
+        let _ = self.facts.send(Input::Installed(replicated));
+        if let Some(id) = meta.last_log_id {
+            self.note_applied(id);
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let kept = self.stores.snapshot()?;
+        Ok(kept.map(|kept| Snapshot {
+            meta: kept.meta,
+            snapshot: kept.bytes,
+        }))
+    }
+}
+
+/// Writes a snapshot of the state as it was when the builder was made.
+pub(crate) struct Builder {
+    meta: SnapshotMeta,
+    body: SnapshotBody,
+    stores: Stores,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let bytes: Bytes = postcard::to_extend(&self.body, vec![SNAPSHOT_VERSION])
+            .map_err(io::Error::other)?
+            .into();
+        let meta = self.meta.clone();
+        self.stores.save_snapshot(KeptSnapshot {
+            meta: meta.clone(),
+            bytes: bytes.clone(),
+        })?;
+        Ok(Snapshot {
+            meta,
+            snapshot: bytes,
+        })
+    }
+}
