@@ -11,7 +11,6 @@ use crate::driver;
 use crate::engine::membership::Tags;
 use crate::ids::{BootId, ClusterName, MemberKind, NodeId};
 use crate::limits::{MAX_SHARDS, MAX_WORKERS};
-use crate::raft::RaftStartError;
 use crate::service::{ErasedService, Service};
 use crate::state::{NoState, ReplicatedState};
 use crate::storage::Storage;
@@ -52,8 +51,8 @@ pub enum StartError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The raft member could not start.
-    #[error(transparent)]
-    Raft(#[from] RaftStartError),
+    #[error("{0}")]
+    Raft(String),
     /// `start` was called outside a tokio runtime.
     #[error("a node needs a tokio runtime with its timer on: call `start` inside one")]
     NoRuntime,
@@ -241,7 +240,8 @@ impl Builder {
             wrong(
                 "voters",
                 self.voters.to_string(),
-                "an odd number: an even one tolerates no more failures than the one below".to_owned(),
+                "an odd number: an even one tolerates no more failures than the one below"
+                    .to_owned(),
             );
         }
         if usize::from(self.bootstrap_expect) > 1 && self.seeds.is_empty() {
@@ -252,7 +252,11 @@ impl Builder {
             );
         }
         for error in self.timing.check().err().unwrap_or_default() {
-            wrong(error.key, error.value.to_string(), format!("{} is the limit: {}", error.allowed, error.why));
+            wrong(
+                error.key,
+                error.value.to_string(),
+                format!("{} is the limit: {}", error.allowed, error.why),
+            );
         }
         let mut tags = Tags::new();
         for (name, value) in &self.tags {
@@ -261,24 +265,22 @@ impl Builder {
             }
         }
         match (cluster, node, self.transport) {
-            (Some(cluster), Some(node), Some(transport)) if errors.is_empty() => {
-                Ok(Checked {
-                    cluster,
-                    node,
-                    transport,
-                    tags,
-                    seeds: self.seeds,
-                    bootstrap_expect: self.bootstrap_expect,
-                    shards: self.shards,
-                    voters: self.voters,
-                    timing: self.timing,
-                    kind: self.kind,
-                    services: self.services,
-                    state: self.state,
-                    storage: self.storage,
-                    boot: self.boot,
-                })
-            }
+            (Some(cluster), Some(node), Some(transport)) if errors.is_empty() => Ok(Checked {
+                cluster,
+                node,
+                transport,
+                tags,
+                seeds: self.seeds,
+                bootstrap_expect: self.bootstrap_expect,
+                shards: self.shards,
+                voters: self.voters,
+                timing: self.timing,
+                kind: self.kind,
+                services: self.services,
+                state: self.state,
+                storage: self.storage,
+                boot: self.boot,
+            }),
             _ => Err(errors),
         }
     }

@@ -27,12 +27,16 @@ use crate::{key, proposals, routing};
 pub struct Cluster {
     node: Arc<Node>,
     /// Handles that services are given do not keep the node running.
-    hold: Option<Arc<Hold>>,
+    _hold: Option<Arc<Hold>>,
 }
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cluster({} as {})", self.node.cluster, self.node.instance)
+        write!(
+            f,
+            "Cluster({} as {})",
+            self.node.cluster, self.node.instance
+        )
     }
 }
 
@@ -100,11 +104,11 @@ impl Cluster {
 
     pub(crate) fn new(node: Arc<Node>) -> Self {
         let hold = Some(Arc::new(Hold::new(node.clone())));
-        Self { node, hold }
+        Self { node, _hold: hold }
     }
 
     pub(crate) fn without_hold(node: Arc<Node>) -> Self {
-        Self { node, hold: None }
+        Self { node, _hold: None }
     }
 
     /// This node's name.
@@ -170,7 +174,9 @@ impl Cluster {
             kind: member.kind,
             state: member.state,
             tags: member.tags.clone(),
-            worker: map.member(&member.instance.node).map(|member| member.worker),
+            worker: map
+                .member(&member.instance.node)
+                .map(|member| member.worker),
         };
         status.members.values().map(info).collect()
     }
@@ -184,7 +190,8 @@ impl Cluster {
 
     /// Publishes an endpoint of this node, as its tag `ep.NAME`.
     pub async fn set_endpoint(&self, name: &str, endpoint: &str) -> Result<(), TagError> {
-        self.set_tag(&format!("{ENDPOINT_PREFIX}{name}"), Some(endpoint)).await
+        self.set_tag(&format!("{ENDPOINT_PREFIX}{name}"), Some(endpoint))
+            .await
     }
 
     /// Sets a tag of this node, or removes it (`None`). The others pull it within a gossip round or two. On a node
@@ -203,7 +210,11 @@ impl Cluster {
     /// What happens from now on. A subscriber that is more than
     /// [`EVENT_BUFFER`](crate::limits::EVENT_BUFFER) events behind is told how many it missed.
     pub fn events(&self) -> Events {
-        let events = self.node.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = self
+            .node
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Events(events.as_ref().map(broadcast::Sender::subscribe))
     }
 
@@ -292,7 +303,11 @@ impl Cluster {
             }
             true
         };
-        self.node.environment.timeout(patience, wait).await.unwrap_or(false)
+        self.node
+            .environment
+            .timeout(patience, wait)
+            .await
+            .unwrap_or(false)
     }
 
     /// The index of the proposal that is pending, if one is: shards are being handed over.

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use crate::cluster::Cluster;
 use crate::engine::membership::{Member, Tags};
 use crate::engine::{Event, NodeState, Role, Routes};
-use crate::ids::{ClusterId, ClusterName, Instance, MemberKind, NodeId, Term};
+use crate::ids::{ClusterId, ClusterName, Instance, NodeId, Term};
 use crate::limits::MAX_WAITING_CALLS;
 use crate::raft::RaftDevice;
 use crate::routing::{LeaseCell, ServingTable};
@@ -28,7 +28,6 @@ pub(crate) struct Node {
     pub(crate) cluster: ClusterName,
     pub(crate) instance: Instance,
     pub(crate) addr: SocketAddr,
-    pub(crate) kind: MemberKind,
     pub(crate) environment: Environment,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) rpc: Rpc,

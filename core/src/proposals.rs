@@ -112,9 +112,13 @@ async fn remotely(
     let request = postcard::to_stdvec(&request)
         .expect("plain data always encodes")
         .into();
-    let exchange = node
-        .rpc
-        .call(peer, StreamKind::Propose, request, MAX_FRAME_BYTES, time_left);
+    let exchange = node.rpc.call(
+        peer,
+        StreamKind::Propose,
+        request,
+        MAX_FRAME_BYTES,
+        time_left,
+    );
     let result = tokio::select! {
         biased;
         result = exchange => result,
@@ -124,8 +128,9 @@ async fn remotely(
         }
     };
     let response = match result {
-        Ok((_, response)) => postcard::from_bytes(&response)
-            .unwrap_or_else(|_| ProposeResponse::Unknown("the leader answered with garbage".into())),
+        Ok((_, response)) => postcard::from_bytes(&response).unwrap_or_else(|_| {
+            ProposeResponse::Unknown("the leader answered with garbage".into())
+        }),
         Err(RpcError::NotSent(_)) => return Attempt::Again,
         Err(RpcError::Lost(reason)) => ProposeResponse::Unknown(reason.to_string()),
     };
@@ -167,21 +172,18 @@ async fn conclude(node: &Node, response: ProposeResponse, leader: &str) -> Attem
 }
 
 /// Appends on this node, if it leads.
-async fn append(
-    node: &Node,
-    guard: Option<(ShardId, Epoch)>,
-    bytes: Bytes,
-) -> ProposeResponse {
+async fn append(node: &Node, guard: Option<(ShardId, Epoch)>, bytes: Bytes) -> ProposeResponse {
     let Some(raft) = node.raft.load_full() else {
         return ProposeResponse::NotLeader;
     };
     let (shard, epoch) = guard.map_or((None, Epoch(0)), |(shard, epoch)| (Some(shard), epoch));
     match raft.append(shard, epoch, bytes).await {
         Ok((index, response)) => ProposeResponse::Applied(index, response),
-        Err(AppendError::Stale(stale)) => ProposeResponse::Stale(stale),
-        Err(AppendError::NotLeader(_)) => ProposeResponse::NotLeader,
-        Err(AppendError::Unknown(reason)) => ProposeResponse::Unknown(reason),
-        Err(AppendError::Stopped) => ProposeResponse::Unknown("the leader stopped".to_owned()),
+        Err(AppendError::Refused(stale)) => ProposeResponse::Stale(stale),
+        Err(AppendError::NotLeader(_) | AppendError::Stopped) => ProposeResponse::NotLeader,
+        Err(error @ AppendError::Unknown) => ProposeResponse::Unknown(error.to_string()),
+        // Checked before it came here, on the proposer's node or in `serve`.
+        Err(AppendError::TooLarge(_)) => ProposeResponse::NotLeader,
     }
 }
 

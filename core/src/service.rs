@@ -103,7 +103,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Puts shards down. No guard is in flight on them any more, and nobody else serves them before it returns
     /// (unless this node falls silent: then its lease runs out first).
-    fn release(&self, cluster: Cluster, shards: Vec<OwnedShard>) -> impl Future<Output = ()> + Send {
+    fn release(
+        &self,
+        cluster: Cluster,
+        shards: Vec<OwnedShard>,
+    ) -> impl Future<Output = ()> + Send {
         let _ = (cluster, shards);
         async {}
     }

@@ -30,7 +30,7 @@ impl Storage {
     /// The store as it is; made, with a random id, at the first look.
     pub(crate) fn open(&self, environment: &Environment) -> (StoreId, Stores) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || (StoreId(environment.next_seed()), Stores::memory());
+        let fresh = || (StoreId(environment.next_seed()), Stores::in_memory());
         slot.get_or_insert_with(fresh).clone()
     }
 

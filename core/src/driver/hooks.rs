@@ -64,7 +64,10 @@ impl Hooks {
     pub(super) fn acquire(&mut self, shards: Vec<(ShardId, Epoch)>) {
         for &(shard, epoch) in &shards {
             let before = self.stages.insert(shard, (epoch, Stage::Acquiring));
-            debug_assert!(before.is_none(), "shard {shard} is {before:?} and acquired again");
+            debug_assert!(
+                before.is_none(),
+                "shard {shard} is {before:?} and acquired again"
+            );
         }
         self.to_acquire.extend(shards);
     }
@@ -91,14 +94,17 @@ impl Hooks {
                 }
                 // `acquire` has failed and waits to be tried again: nothing is held.
                 None => self.inputs.push_back(Input::Drained { shard, epoch }),
-                Some((_, stage)) => debug_assert!(false, "shard {shard} is {stage:?} and closed again"),
+                Some((_, stage)) => {
+                    debug_assert!(false, "shard {shard} is {stage:?} and closed again")
+                }
             }
         }
     }
 
     /// The serving table says that the last guard of a closed shard may have gone.
     pub(super) fn guards_gone(&mut self, node: &Node, shard: ShardId) {
-        if let Some((epoch, stage @ (Stage::Draining(_) | Stage::Overdue))) = self.stages.get_mut(&shard)
+        if let Some((epoch, stage @ (Stage::Draining(_) | Stage::Overdue))) =
+            self.stages.get_mut(&shard)
             && node.table.load().is_drained(shard)
         {
             *stage = Stage::Releasing;
@@ -185,7 +191,11 @@ impl Hooks {
         }
         if !self.to_acquire.is_empty() {
             let shards = std::mem::take(&mut self.to_acquire);
-            return Some(Box::pin(acquire(node.clone(), shards, self.acquire_timeout)));
+            return Some(Box::pin(acquire(
+                node.clone(),
+                shards,
+                self.acquire_timeout,
+            )));
         }
         None
     }
@@ -198,7 +208,9 @@ fn owned(shards: &[(ShardId, Epoch)]) -> Vec<OwnedShard> {
 
 async fn release(node: Arc<Node>, shards: Vec<(ShardId, Epoch)>) -> HookEnded {
     for (name, service) in &node.services {
-        let hook = service.clone().release(node.service_handle(), owned(&shards));
+        let hook = service
+            .clone()
+            .release(node.service_handle(), owned(&shards));
         if AssertUnwindSafe(hook).catch_unwind().await.is_err() {
             node.counters.add("release hooks failed");
             tracing::error!(node = %node.instance, service = %name, "a release hook panicked");
@@ -210,7 +222,9 @@ async fn release(node: Arc<Node>, shards: Vec<(ShardId, Epoch)>) -> HookEnded {
 async fn acquire(node: Arc<Node>, shards: Vec<(ShardId, Epoch)>, timeout: Duration) -> HookEnded {
     let mut failed = BTreeSet::new();
     for (name, service) in &node.services {
-        let hook = service.clone().acquire(node.service_handle(), owned(&shards));
+        let hook = service
+            .clone()
+            .acquire(node.service_handle(), owned(&shards));
         let hook = AssertUnwindSafe(hook).catch_unwind();
         let (which, reason) = match node.environment.timeout(timeout, hook).await {
             Some(Ok(Ok(()))) => continue,

@@ -22,7 +22,6 @@ use crate::engine::membership::Tags;
 use crate::engine::{Engine, Event, Input, Output};
 use crate::ids::{PeerAddr, ShardId};
 use crate::node::{Command, Node, Status};
-use crate::raft::RaftDevice;
 use crate::routing::ServingTable;
 use crate::time::Time;
 use crate::transport::Peer;
@@ -131,11 +130,14 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
-        let raft_failed = async {
-            match &self.raft {
-                Some(raft) => raft.device.failed().await,
-                None => std::future::pending().await,
+        let failure = self.raft.as_ref().map(|raft| raft.device.failure());
+        let raft_failed = async move {
+            if let Some(mut failure) = failure
+                && failure.wait_for(Option::is_some).await.is_ok()
+            {
+                return;
             }
+            std::future::pending().await
         };
         tokio::select! {
             biased;
@@ -232,7 +234,9 @@ impl Driver {
     async fn execute(&mut self, output: Output) {
         match output {
             Output::Send { to, message } => {
-                self.node.transport.send_datagram(&to, encode_datagram(&message));
+                self.node
+                    .transport
+                    .send_datagram(&to, encode_datagram(&message));
             }
             Output::PullTags {
                 from,
@@ -287,7 +291,8 @@ impl Driver {
                 self.node.announce_change();
             }
             Output::Close(shards) => {
-                let deadline = self.now() + self.engine.config().timing.drain_timeout.mul_f64(CANCEL_AT);
+                let deadline =
+                    self.now() + self.engine.config().timing.drain_timeout.mul_f64(CANCEL_AT);
                 self.hooks.close(&self.node, shards, deadline);
             }
             Output::Lease(view) => {
@@ -316,7 +321,13 @@ impl Driver {
     /// The serving table, made anew when the number of shards becomes known.
     fn table(&mut self) -> Arc<ServingTable> {
         let table = self.node.table.load_full();
-        let shards = self.node.routes.load().map.shards().max(self.engine.committed().shards());
+        let shards = self
+            .node
+            .routes
+            .load()
+            .map
+            .shards()
+            .max(self.engine.committed().shards());
         if table.shards() == shards || shards == 0 {
             return table;
         }
@@ -339,8 +350,14 @@ impl Driver {
         }
     }
 
+    /// A store that failed, or an entry that cannot be applied: the node must not go on.
     fn raft_has_failed(&self) -> bool {
-        self.raft.as_ref().is_some_and(|raft| raft.device.has_failed())
+        let Some(raft) = &self.raft else { return false };
+        let failure = raft.device.failure().borrow().clone();
+        if let Some(reason) = &failure {
+            tracing::error!(node = %self.node.instance, %reason, "the node stops");
+        }
+        failure.is_some()
     }
 
     /// Shows handles what the node is.
@@ -376,7 +393,10 @@ impl Driver {
     async fn stop(mut self) {
         if self.has_left {
             // The goodbye is on its way; a connection that closes at once would take it along.
-            self.node.environment.sleep(self.engine.config().timing.ping).await;
+            self.node
+                .environment
+                .sleep(self.engine.config().timing.ping)
+                .await;
         }
         self.node.stopped.store(true, Ordering::Release);
         self.node.lease.revoke();

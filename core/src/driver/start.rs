@@ -17,13 +17,13 @@ use crate::engine::{Engine, EngineConfig, Input};
 use crate::ids::{BootId, Instance, MemberKind, PeerAddr, StoreId};
 use crate::limits::{DATAGRAM_QUEUE, EVENT_BUFFER, MAX_FRAME_BYTES, MAX_PROPOSALS_IN_FLIGHT};
 use crate::node::{Node, SharedCounters, Status, Waiting};
-use crate::raft::{RaftConfig, RaftDevice, RaftPeers, RaftStartError};
+use crate::raft::{RaftConfig, RaftDevice, RaftPeers, RaftStartError, RpcFailure, SNAPSHOT_EVERY};
 use crate::routing::{LeaseCell, ServingTable};
 use crate::runtime::Environment;
 use crate::state::{Applied, ReplicatedState, RestoreError};
 use crate::storage::Storage;
 use crate::transport::{BoxFuture, LocalNode};
-use crate::wire::{Rpc, StreamKind};
+use crate::wire::{Lost, NotSent, Rpc, RpcError, StreamKind};
 
 /// Starts the node in the environment of the running task.
 pub(crate) async fn start(checked: Checked) -> Result<Cluster, StartError> {
@@ -68,7 +68,12 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         MemberKind::NonMember => None,
         MemberKind::Voter | MemberKind::NonVoter => {
             let state = SharedState::new(checked.state);
-            let config = RaftConfig::new(instance.clone(), store, checked.timing.clone());
+            let config = RaftConfig {
+                instance: instance.clone(),
+                store,
+                timing: checked.timing.clone(),
+                snapshot_every: SNAPSHOT_EVERY,
+            };
             let peers: Arc<dyn RaftPeers> = Arc::new(PeersOverRpc(rpc.clone()));
             let device = RaftDevice::start(
                 config.clone(),
@@ -77,7 +82,8 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
                 peers.clone(),
                 facts_sender.clone(),
             )
-            .await?;
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?;
             Some(RaftMember {
                 device,
                 config,
@@ -95,7 +101,6 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         cluster: checked.cluster,
         instance,
         addr,
-        kind: checked.kind,
         environment: environment.clone(),
         transport,
         rpc,
@@ -131,7 +136,9 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         leaving: Vec::new(),
         stopping: Vec::new(),
         has_left: false,
-        lead: environment.now().since(crate::time::Time::default() + environment.monotonic()),
+        lead: environment
+            .now()
+            .since(crate::time::Time::default() + environment.monotonic()),
         members_changed: true,
         shown_generation: 0,
     };
@@ -163,7 +170,7 @@ impl RaftMember {
         self.storage.clear();
         self.state.reset();
         let (store, stores) = self.storage.open(&self.environment);
-        self.config = self.config.clone().with_store(store);
+        self.config.store = store;
         self.device = RaftDevice::start(
             self.config.clone(),
             stores,
@@ -226,14 +233,17 @@ impl RaftPeers for PeersOverRpc {
         to: PeerAddr,
         request: Bytes,
         ttl: Duration,
-    ) -> BoxFuture<'_, Result<Bytes, String>> {
+    ) -> BoxFuture<'_, Result<Bytes, RpcFailure>> {
         Box::pin(async move {
             let exchange = self
                 .0
                 .call(&to, StreamKind::Raft, request, MAX_FRAME_BYTES, ttl);
             match exchange.await {
                 Ok((_, response)) => Ok(response),
-                Err(error) => Err(error.to_string()),
+                Err(RpcError::NotSent(NotSent::Deadline) | RpcError::Lost(Lost::Deadline)) => {
+                    Err(RpcFailure::TimedOut)
+                }
+                Err(error) => Err(RpcFailure::Unreachable(error.to_string())),
             }
         })
     }

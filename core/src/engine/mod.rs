@@ -653,12 +653,8 @@ impl Engine {
             .iter()
             .map(|(node, member)| (node.clone(), addr(member)))
             .collect();
-        let is_unreachable = |member: &&Member| {
-            !matches!(
-                member.state,
-                MemberState::Alive | MemberState::Leaving
-            )
-        };
+        let is_unreachable =
+            |member: &&Member| !matches!(member.state, MemberState::Alive | MemberState::Leaving);
         let unreachable = self
             .membership
             .members()

@@ -51,7 +51,10 @@ pub(crate) async fn call(node: &Arc<Node>, request: Request) -> Result<Answer, C
     let deadline = node.environment.now() + request.deadline;
     let mut waited_for = "a shard map";
     let conversation = converse(node, &request, deadline, &mut waited_for);
-    let result = node.environment.timeout(request.deadline, conversation).await;
+    let result = node
+        .environment
+        .timeout(request.deadline, conversation)
+        .await;
     match result {
         Some(result) => result,
         None if waited_for == EXECUTING => Err(CallError::Ambiguous(
@@ -113,7 +116,11 @@ async fn converse(
             }
         }
         let changed = node.environment.timeout(pause, changes.changed()).await;
-        pause = if changed.is_some() { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+        pause = if changed.is_some() {
+            PAUSE
+        } else {
+            (pause * 2).min(PAUSE_MAX)
+        };
     }
 }
 
@@ -202,9 +209,13 @@ async fn remotely(
 ) -> Attempt {
     let shard = message.shard;
     let service = message.service.clone();
-    let exchange = node
-        .rpc
-        .call(peer, StreamKind::Call, encode(&message), MAX_FRAME_BYTES, time_left);
+    let exchange = node.rpc.call(
+        peer,
+        StreamKind::Call,
+        encode(&message),
+        MAX_FRAME_BYTES,
+        time_left,
+    );
     let result = tokio::select! {
         biased;
         result = exchange => result,
