@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// Says how much room a reader ever offered, and never delivers more than a byte of it.
+    /// Claims a frame of almost 16 MiB, ends there, and says how much room the reader had made for it.
     struct Room(usize);
 
     impl AsyncRead for Room {
@@ -225,7 +225,6 @@ mod tests {
             _: &mut Context<'_>,
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            // A header that claims 16 MiB less a bit, then ones, one by one, for a little while.
             self.0 = self.0.max(buf.remaining());
             if buf.remaining() <= FRAME_HEADER_BYTES {
                 let missing = buf.remaining();
