@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::shard_map::{Assignment, AssignmentError, MapMember, ShardMap};
-use crate::ids::{BootId, Epoch, Instance, LogIndex, NodeId, ShardId, WorkerId};
+use crate::ids::{BootId, Epoch, Instance, LogIndex, NodeId, WorkerId};
 use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_WORKERS};
 
 /// Shards whose owners are encoded together.
@@ -537,6 +537,7 @@ fn worker_of(members: &[MapMember], symbol: u32) -> WorkerId {
 mod tests {
     use super::super::placement::{Candidate, place};
     use super::*;
+    use crate::ids::ShardId;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
