@@ -455,7 +455,7 @@ impl Engine {
         match &self.leading {
             Some(leading) if leads && leading.term() == leadership.term => {}
             _ if leads => {
-                // Rule L1. The argument for capping where dropping would do is in docs/protocol.md, section 3.
+                // Rule L1. Why capping is enough: rule L1a in docs/protocol.md.
                 self.lease.cap(self.now + self.config.timing.leader_bound);
                 self.leading = Some(Leading::new(leadership.term, self.now));
                 self.counters.add("elected");
