@@ -82,7 +82,10 @@ pub(super) struct Hub {
 
 impl Hub {
     fn is_cut(&self, from: &NodeId, to: &NodeId) -> bool {
-        self.cuts.lock().unwrap().contains(&(from.clone(), to.clone()))
+        self.cuts
+            .lock()
+            .unwrap()
+            .contains(&(from.clone(), to.clone()))
     }
 
     /// The node is found at another address from now on.
@@ -108,7 +111,12 @@ struct Link {
 const LATENCY: Duration = Duration::from_micros(700);
 
 impl RaftPeers for Link {
-    fn call(&self, to: PeerAddr, request: Bytes, ttl: Duration) -> BoxFuture<'_, Result<Bytes, RpcFailure>> {
+    fn call(
+        &self,
+        to: PeerAddr,
+        request: Bytes,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, RpcFailure>> {
         Box::pin(async move {
             let environment = Environment::current();
             let target = to.node.clone().unwrap();
@@ -120,14 +128,21 @@ impl RaftPeers for Link {
                 environment.sleep(ttl).await;
                 return Err(RpcFailure::TimedOut);
             }
-            let record = (environment.monotonic(), self.instance.to_string(), target.to_string(), request.len());
+            let record = (
+                environment.monotonic(),
+                self.instance.to_string(),
+                target.to_string(),
+                request.len(),
+            );
             self.hub.trace.lock().unwrap().push(record);
             let from = Peer {
                 instance: self.instance.clone(),
                 addr: self.addr,
             };
             let answer = theirs.spawn(async move { device.handle_rpc(&from, request).await });
-            let answer = answer.await.map_err(|error| RpcFailure::Unreachable(error.to_string()))?;
+            let answer = answer
+                .await
+                .map_err(|error| RpcFailure::Unreachable(error.to_string()))?;
             environment.sleep(LATENCY).await;
             if self.hub.is_cut(&target, &self.instance.node) {
                 environment.sleep(ttl).await;
@@ -173,7 +188,11 @@ impl Node {
                     self.only_own = Some(only_own);
                 }
                 Input::Installed(replicated) => self.installed.push(replicated),
-                Input::Applied { index, term, change } => self.changes.push((index, term, change)),
+                Input::Applied {
+                    index,
+                    term,
+                    change,
+                } => self.changes.push((index, term, change)),
                 Input::MembersChanged { done } => self.members_changed.push(done),
                 other => panic!("raft does not say {other:?}"),
             }
@@ -211,7 +230,10 @@ impl Cluster {
     }
 
     pub(super) fn initialise(&self, voters: impl IntoIterator<Item = u64>) {
-        let members = voters.into_iter().map(|n| (self.nodes[&n].id.clone(), addr(n))).collect();
+        let members = voters
+            .into_iter()
+            .map(|n| (self.nodes[&n].id.clone(), addr(n)))
+            .collect();
         self.nodes[&1].device.initialise(CLUSTER, members);
     }
 
@@ -273,7 +295,9 @@ impl Cluster {
         let node = self.nodes.remove(&n).unwrap();
         self.hub.routes.lock().unwrap().remove(&addr(n));
         let device = node.device.clone();
-        node.environment.scope(async move { device.shutdown().await }).await;
+        node.environment
+            .scope(async move { device.shutdown().await })
+            .await;
         node.stores
     }
 
@@ -319,24 +343,35 @@ impl Cluster {
     pub(super) fn leader(&self) -> Option<u64> {
         let leads = |node: &Node| {
             node.leadership.is_leader
-                && node.quorum.is_some_and(|(term, _)| term == node.leadership.term)
+                && node
+                    .quorum
+                    .is_some_and(|(term, _)| term == node.leadership.term)
                 && node.leadership.leader.is_some()
         };
         let leaders = self.nodes.iter().filter(|(_, node)| leads(node));
-        leaders.max_by_key(|(_, node)| node.leadership.term).map(|(n, _)| *n)
+        leaders
+            .max_by_key(|(_, node)| node.leadership.term)
+            .map(|(n, _)| *n)
     }
 
     pub(super) fn term(&self, n: u64) -> Term {
         self.nodes[&n].leadership.term
     }
 
-    pub(super) async fn append(&self, n: u64, text: &str) -> Result<(LogIndex, Bytes), AppendError> {
+    pub(super) async fn append(
+        &self,
+        n: u64,
+        text: &str,
+    ) -> Result<(LogIndex, Bytes), AppendError> {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         self.nodes[&n].device.append(None, Epoch(0), bytes).await
     }
 
     pub(super) fn members(&self, members: &[u64]) -> BTreeMap<RaftId, SocketAddr> {
-        members.iter().map(|n| (self.nodes[n].id.clone(), addr(*n))).collect()
+        members
+            .iter()
+            .map(|n| (self.nodes[n].id.clone(), addr(*n)))
+            .collect()
     }
 
     pub(super) fn voters(&self, voters: &[u64]) -> BTreeSet<RaftId> {
@@ -344,11 +379,20 @@ impl Cluster {
     }
 
     /// Changes the configuration through the leader and waits until that says it is done.
-    pub(super) async fn change(&mut self, voters: BTreeSet<RaftId>, members: BTreeMap<RaftId, SocketAddr>) {
+    pub(super) async fn change(
+        &mut self,
+        voters: BTreeSet<RaftId>,
+        members: BTreeMap<RaftId, SocketAddr>,
+    ) {
         let leader = self.leader().unwrap();
         let before = self.nodes[&leader].members_changed.len();
-        self.nodes[&leader].device.change_members(MemberChange { voters, members });
-        self.until("the change", |c| c.nodes[&leader].members_changed.len() > before).await;
+        self.nodes[&leader]
+            .device
+            .change_members(MemberChange { voters, members });
+        self.until("the change", |c| {
+            c.nodes[&leader].members_changed.len() > before
+        })
+        .await;
         assert_eq!(self.nodes[&leader].members_changed.last(), Some(&true));
     }
 }
