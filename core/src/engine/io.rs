@@ -58,20 +58,13 @@ pub enum Input {
     /// Clock and suspend-counting clock parted: the machine slept. Leases are dropped.
     ClockJumped,
     /// All guards of a closed shard are gone and its hooks have ended: answer to [`Output::Close`].
-    Drained {
-        /// The shard.
-        shard: ShardId,
-        /// Its token.
-        epoch: Epoch,
-    },
-    /// The `acquire` hook ended: answer to [`Output::Acquire`].
+    Drained(Vec<(ShardId, Epoch)>),
+    /// The `acquire` hooks of these have ended: answer to [`Output::Acquire`].
     Acquired {
-        /// The shard.
-        shard: ShardId,
-        /// Its token.
-        epoch: Epoch,
-        /// Whether it may be served.
-        ok: bool,
+        /// They may be served.
+        shards: Vec<(ShardId, Epoch)>,
+        /// They may not: the hook is to be run again, later.
+        failed: Vec<(ShardId, Epoch)>,
     },
     /// Answer to [`Output::PullTags`]; `None`: it failed, the engine tries again.
     TagsPulled {

@@ -200,6 +200,13 @@ impl RaftDevice {
         Ok(Self(device))
     }
 
+    /// What the engine must know before it says anything: the cluster of a log that was found in the store.
+    pub(crate) fn found(&self) -> Option<Input> {
+        let seen = self.0.raft.metrics().borrow_watched().clone();
+        let (cluster, only_own) = facts::initialised(&self.0, &seen)?;
+        Some(Input::Initialised { cluster, only_own })
+    }
+
     /// Appends an entry of the protocol, if this node leads in exactly `term` (rule P1). Its outcome is seen in
     /// what is applied, or not at all.
     pub(crate) fn propose(&self, term: Term, message: LogMessage) {
