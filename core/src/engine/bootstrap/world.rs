@@ -328,8 +328,13 @@ impl World {
         let Some(machine) = &mut node.machine else {
             return;
         };
+        let joined = node.store.log.is_some_and(|(_, only_own)| !only_own);
+        if joined {
+            assert_eq!(machine.poll_timeout(), None, "nothing is left to do");
+        }
         let fresh = |rumour: &Rumour| self.now - rumour.at < SUSPECT_MS * MS;
-        let view = node.gossip.values().map(|rumour| {
+        let rumours = node.gossip.values().filter(|_| !joined);
+        let view = rumours.map(|rumour| {
             let is_present = fresh(rumour);
             let view = CandidateView {
                 is_present,
