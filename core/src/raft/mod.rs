@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
@@ -385,6 +386,7 @@ impl Device {
         let deadline = self.environment.now() + self.timing.election_max;
         let mut metrics = self.raft.metrics();
         loop {
+            let refused_at = metrics.borrow_and_update().last_quorum_acked;
             let (responder, outcome) = ProgressResponder::complete_only();
             let mut write = self.raft.write(entry.clone()).responder(responder);
             if let Some(term) = term {
@@ -406,7 +408,15 @@ impl Device {
                 let leader = forward.leader_id.filter(|leader| *leader != self.me);
                 return Err(AppendError::NotLeader(leader.map(|leader| leader.node)));
             }
-            let _ = self.environment.timeout(left, metrics.changed()).await;
+            let acked = async {
+                while metrics.changed().await.is_ok() {
+                    let seen = metrics.borrow_and_update();
+                    if seen.last_quorum_acked != refused_at || seen.state != ServerState::Leader {
+                        return;
+                    }
+                }
+            };
+            let _ = self.environment.timeout(left, acked).await;
         }
     }
 

@@ -22,12 +22,17 @@ pub(super) const CLUSTER: ClusterId = ClusterId(77);
 
 /// Runs a test on a clock that stands still while anything is left to do.
 pub(super) fn simulate<F: Future>(test: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(test)
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // Tokio's watch channels pick at random whom to wake first.
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(b"funk"));
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    let guarded = async {
+        tokio::time::timeout(3 * PATIENCE, test)
+            .await
+            .expect("the test takes too long")
+    };
+    runtime.block_on(guarded)
 }
 
 pub(super) fn name(n: u64) -> NodeId {

@@ -132,14 +132,26 @@ fn l3_l6_an_isolated_leader_gets_no_quorum_appends_nothing_and_knows_no_leader()
         cluster.run_for(200 * MS).await;
         cluster.isolate(old);
         let cut_at = cluster.nodes[&old].environment.now();
-        let write = cluster.append(old, "lost").await.unwrap_err();
-        // Its lease was still valid: the entry is in its log and will be discarded, which it learns on healing.
+        let device = cluster.nodes[&old].device.clone();
+        let append = |text| device.append(None, Epoch(0), Bytes::from_static(text));
+        let mut lost = Box::pin(append(b"lost"));
+        // Its lease is still valid: the entry is in its log, and its fate is known only after the cut is healed.
+        assert!(tokio::time::timeout(20 * MS, &mut lost).await.is_err());
         cluster.until("a successor", |c| c.leader().is_some_and(|n| n != old)).await;
+        cluster.run_for(100 * MS).await;
+        assert_eq!(append(b"late").await, Err(AppendError::NotLeader(None)));
+        cluster.drain();
         let q = cluster.nodes[&old].quorum.unwrap();
         assert!(q.0 == old_term && q.1 <= cut_at, "{q:?} after {cut_at:?}");
         let view = &cluster.nodes[&old].leadership;
         assert_eq!((view.term, view.leader.as_ref()), (old_term, None));
-        assert_eq!(write, AppendError::Unknown);
+        cluster.heal();
+        assert_eq!(lost.await, Err(AppendError::Unknown));
+        cluster.until("deposed", |c| !c.nodes[&old].leadership.is_leader).await;
+        let successor = cluster.leader().unwrap();
+        let (index, _) = cluster.append(successor, "kept").await.unwrap();
+        device.wait_applied(index).await.unwrap();
+        assert_eq!(cluster.nodes[&old].journal.texts(), ["kept"]);
     });
 }
 
@@ -469,14 +481,13 @@ fn an_entry_of_a_newer_release_stops_the_node_with_a_message() {
         cluster.append(leader, "a").await.unwrap();
         let raft = cluster.nodes[&leader].device.0.raft.clone();
         raft.write(types::Entry::raw(&[200, 0])).await.unwrap();
-        for node in cluster.nodes.values() {
-            let mut failure = node.device.failure();
-            let reason = failure.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-            assert!(reason.contains("upgrade this node"), "{reason}");
-            assert_eq!(node.journal.texts(), ["a"]);
-        }
+        let device = cluster.nodes[&leader].device.clone();
+        let mut failure = device.failure();
+        let reason = failure.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert!(reason.contains("upgrade this node"), "{reason}");
+        assert_eq!(cluster.nodes[&leader].journal.texts(), ["a"]);
         assert_eq!(cluster.append(leader, "b").await, Err(AppendError::Stopped));
-        assert_eq!(cluster.nodes[&1].device.wait_applied(LogIndex(99)).await, Err(Stopped));
+        assert_eq!(device.wait_applied(LogIndex(99)).await, Err(Stopped));
     });
 }
 
