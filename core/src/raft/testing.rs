@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 
+use super::rpc::{Call, Request};
 use super::*;
 use crate::engine::replicated::{Change, Replicated};
 use crate::engine::{Leadership, RaftMembers};
@@ -83,11 +86,26 @@ pub(super) struct Hub {
     cuts: Mutex<BTreeSet<(NodeId, NodeId)>>,
     /// Every request that was delivered: when, from whom, to whom, how long.
     pub(super) trace: Mutex<Vec<(Duration, String, String, usize)>>,
+    /// From whom to whom: when, by the sender's clock, the newest append was sent that was answered.
+    pub(super) answered: Mutex<BTreeMap<(NodeId, NodeId), Time>>,
+    /// Adds up to so much to each way of each message; differs from message to message.
+    pub(super) jitter: Mutex<Option<(Duration, ChaCha8Rng)>>,
 }
 
 impl Hub {
+    fn latency(&self) -> Duration {
+        let mut jitter = self.jitter.lock().unwrap();
+        let extra = jitter.as_mut().map_or(Duration::ZERO, |(most, rng)| {
+            most.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
+        });
+        LATENCY + extra
+    }
+
     fn is_cut(&self, from: &NodeId, to: &NodeId) -> bool {
-        self.cuts.lock().unwrap().contains(&(from.clone(), to.clone()))
+        self.cuts
+            .lock()
+            .unwrap()
+            .contains(&(from.clone(), to.clone()))
     }
 
     /// The node is found at another address from now on.
@@ -113,11 +131,18 @@ struct Link {
 const LATENCY: Duration = Duration::from_micros(700);
 
 impl RaftPeers for Link {
-    fn call(&self, to: PeerAddr, request: Bytes, ttl: Duration) -> BoxFuture<'_, Result<Bytes, RpcFailure>> {
+    fn call(
+        &self,
+        to: PeerAddr,
+        request: Bytes,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, RpcFailure>> {
         Box::pin(async move {
             let environment = Environment::current();
             let target = to.node.clone().unwrap();
-            environment.sleep(LATENCY).await;
+            let sent_at = environment.now();
+            let is_append = matches!(Request::decode(&request).unwrap().call, Call::Append(_));
+            environment.sleep(self.hub.latency()).await;
             let Some((device, theirs, _)) = self.hub.route(&to) else {
                 return Err(RpcFailure::Unreachable("nobody there".into()));
             };
@@ -125,18 +150,32 @@ impl RaftPeers for Link {
                 environment.sleep(ttl).await;
                 return Err(RpcFailure::TimedOut);
             }
-            let record = (environment.monotonic(), self.instance.to_string(), target.to_string(), request.len());
+            let record = (
+                environment.monotonic(),
+                self.instance.to_string(),
+                target.to_string(),
+                request.len(),
+            );
             self.hub.trace.lock().unwrap().push(record);
             let from = Peer {
                 instance: self.instance.clone(),
                 addr: self.addr,
             };
             let answer = theirs.spawn(async move { device.handle_rpc(&from, request).await });
-            let answer = answer.await.map_err(|error| RpcFailure::Unreachable(error.to_string()))?;
-            environment.sleep(LATENCY).await;
+            let answer = answer
+                .await
+                .map_err(|error| RpcFailure::Unreachable(error.to_string()))?;
+            environment.sleep(self.hub.latency()).await;
             if self.hub.is_cut(&target, &self.instance.node) {
                 environment.sleep(ttl).await;
                 return Err(RpcFailure::TimedOut);
+            }
+            if is_append {
+                let mut answered = self.hub.answered.lock().unwrap();
+                let newest = answered
+                    .entry((self.instance.node.clone(), target))
+                    .or_default();
+                *newest = sent_at.max(*newest);
             }
             Ok(answer)
         })
@@ -178,7 +217,11 @@ impl Node {
                     self.only_own = Some(only_own);
                 }
                 Input::Installed(replicated) => self.installed.push(replicated),
-                Input::Applied { index, term, change } => self.changes.push((index, term, change)),
+                Input::Applied {
+                    index,
+                    term,
+                    change,
+                } => self.changes.push((index, term, change)),
                 Input::MembersChanged { done } => self.members_changed.push(done),
                 other => panic!("raft does not say {other:?}"),
             }
@@ -216,7 +259,10 @@ impl Cluster {
     }
 
     pub(super) fn initialise(&self, voters: impl IntoIterator<Item = u64>) {
-        let members = voters.into_iter().map(|n| (self.nodes[&n].id.clone(), addr(n))).collect();
+        let members = voters
+            .into_iter()
+            .map(|n| (self.nodes[&n].id.clone(), addr(n)))
+            .collect();
         self.nodes[&1].device.initialise(CLUSTER, members);
     }
 
@@ -224,7 +270,27 @@ impl Cluster {
         self.start_on(n, StoreId(n), Stores::in_memory(), 1).await;
     }
 
+    pub(super) async fn start_with(&mut self, n: u64, state: Box<dyn ReplicatedState>) {
+        let journal = Journal::default();
+        self.launch(n, StoreId(n), Stores::in_memory(), 1, journal, state)
+            .await;
+    }
+
     pub(super) async fn start_on(&mut self, n: u64, store: StoreId, stores: Stores, boot: u64) {
+        let journal = Journal::default();
+        let state = Box::new(journal.clone());
+        self.launch(n, store, stores, boot, journal, state).await;
+    }
+
+    async fn launch(
+        &mut self,
+        n: u64,
+        store: StoreId,
+        stores: Stores,
+        boot: u64,
+        journal: Journal,
+        state: Box<dyn ReplicatedState>,
+    ) {
         let seed = self.seed * 1_000_000 + n * 1_000 + boot;
         let environment = Environment::simulated(seed, 1.0, Duration::from_secs(100 * n));
         let instance = Instance {
@@ -243,8 +309,6 @@ impl Cluster {
             timing: Timing::lan(),
             snapshot_every: self.snapshot_every,
         };
-        let journal = Journal::default();
-        let state = Box::new(journal.clone());
         let start = RaftDevice::start(config, stores.clone(), state, Arc::new(link), sender);
         let device = environment.scope(start).await.unwrap();
         device.accept(CLUSTER);
@@ -278,7 +342,9 @@ impl Cluster {
         let node = self.nodes.remove(&n).unwrap();
         self.hub.routes.lock().unwrap().remove(&addr(n));
         let device = node.device.clone();
-        node.environment.scope(async move { device.shutdown().await }).await;
+        node.environment
+            .scope(async move { device.shutdown().await })
+            .await;
         node.stores
     }
 
@@ -292,6 +358,10 @@ impl Cluster {
             self.cut_one_way(n, other);
             self.cut_one_way(other, n);
         }
+    }
+
+    pub(super) fn jitter(&self, most: Duration) {
+        *self.hub.jitter.lock().unwrap() = Some((most, ChaCha8Rng::seed_from_u64(self.seed)));
     }
 
     pub(super) fn heal(&self) {
@@ -324,24 +394,35 @@ impl Cluster {
     pub(super) fn leader(&self) -> Option<u64> {
         let leads = |node: &Node| {
             node.leadership.is_leader
-                && node.quorum.is_some_and(|(term, _)| term == node.leadership.term)
+                && node
+                    .quorum
+                    .is_some_and(|(term, _)| term == node.leadership.term)
                 && node.leadership.leader.is_some()
         };
         let leaders = self.nodes.iter().filter(|(_, node)| leads(node));
-        leaders.max_by_key(|(_, node)| node.leadership.term).map(|(n, _)| *n)
+        leaders
+            .max_by_key(|(_, node)| node.leadership.term)
+            .map(|(n, _)| *n)
     }
 
     pub(super) fn term(&self, n: u64) -> Term {
         self.nodes[&n].leadership.term
     }
 
-    pub(super) async fn append(&self, n: u64, text: &str) -> Result<(LogIndex, Bytes), AppendError> {
+    pub(super) async fn append(
+        &self,
+        n: u64,
+        text: &str,
+    ) -> Result<(LogIndex, Bytes), AppendError> {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         self.nodes[&n].device.append(None, Epoch(0), bytes).await
     }
 
     pub(super) fn members(&self, members: &[u64]) -> BTreeMap<RaftId, SocketAddr> {
-        members.iter().map(|n| (self.nodes[n].id.clone(), addr(*n))).collect()
+        members
+            .iter()
+            .map(|n| (self.nodes[n].id.clone(), addr(*n)))
+            .collect()
     }
 
     pub(super) fn voters(&self, voters: &[u64]) -> BTreeSet<RaftId> {
@@ -349,11 +430,20 @@ impl Cluster {
     }
 
     /// Changes the configuration through the leader and waits until that says it is done.
-    pub(super) async fn change(&mut self, voters: BTreeSet<RaftId>, members: BTreeMap<RaftId, SocketAddr>) {
+    pub(super) async fn change(
+        &mut self,
+        voters: BTreeSet<RaftId>,
+        members: BTreeMap<RaftId, SocketAddr>,
+    ) {
         let leader = self.leader().unwrap();
         let before = self.nodes[&leader].members_changed.len();
-        self.nodes[&leader].device.change_members(MemberChange { voters, members });
-        self.until("the change", |c| c.nodes[&leader].members_changed.len() > before).await;
+        self.nodes[&leader]
+            .device
+            .change_members(MemberChange { voters, members });
+        self.until("the change", |c| {
+            c.nodes[&leader].members_changed.len() > before
+        })
+        .await;
         assert_eq!(self.nodes[&leader].members_changed.last(), Some(&true));
     }
 }

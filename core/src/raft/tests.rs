@@ -46,7 +46,11 @@ fn three_nodes_elect_a_leader_and_agree_on_entries() {
             node.device.wait_applied(last).await.unwrap();
             assert_eq!(node.journal.texts(), ["a", "b"]);
         }
-        cluster.until("all know", |c| c.nodes.values().all(|n| n.leadership.leader.is_some())).await;
+        cluster
+            .until("all know", |c| {
+                c.nodes.values().all(|n| n.leadership.leader.is_some())
+            })
+            .await;
         let terms: Vec<Term> = (1..=3).map(|n| cluster.term(n)).collect();
         assert_eq!(terms, [terms[0]; 3]);
         for node in cluster.nodes.values() {
@@ -61,14 +65,27 @@ fn a_follower_says_who_leads_and_appends_nothing() {
         let mut cluster = Cluster::formed(2, 3).await;
         let leader = cluster.leader().unwrap();
         let follower = leader % 3 + 1;
-        cluster.until("it knows", |c| c.nodes[&follower].leadership.leader.is_some()).await;
+        cluster
+            .until("it knows", |c| {
+                c.nodes[&follower].leadership.leader.is_some()
+            })
+            .await;
         let refused = cluster.append(follower, "x").await.unwrap_err();
         assert_eq!(refused, AppendError::NotLeader(Some(name(leader))));
         let large = Bytes::from(vec![0; MAX_APP_ENTRY_BYTES + 1]);
-        let refused = cluster.nodes[&leader].device.append(None, Epoch(0), large).await;
+        let refused = cluster.nodes[&leader]
+            .device
+            .append(None, Epoch(0), large)
+            .await;
         assert_eq!(refused, Err(AppendError::TooLarge(MAX_APP_ENTRY_BYTES + 1)));
-        let stale = cluster.nodes[&leader].device.append(Some(ShardId(3)), Epoch(5), Bytes::new()).await;
-        assert!(matches!(stale, Err(AppendError::Refused(stale)) if stale.given == Epoch(5)), "{stale:?}");
+        let stale = cluster.nodes[&leader]
+            .device
+            .append(Some(ShardId(3)), Epoch(5), Bytes::new())
+            .await;
+        assert!(
+            matches!(stale, Err(AppendError::Refused(stale)) if stale.given == Epoch(5)),
+            "{stale:?}"
+        );
         cluster.append(leader, "y").await.unwrap();
         assert_eq!(cluster.nodes[&leader].journal.texts(), ["y"]);
     });
@@ -82,8 +99,16 @@ fn the_first_proposal_of_a_term_does_not_wait_for_another_try() {
             cluster.start(n).await;
         }
         cluster.initialise(1..=3);
-        cluster.until("elected", |c| c.nodes.values().any(|n| n.leadership.is_leader)).await;
-        let leader = cluster.nodes.values().find(|n| n.leadership.is_leader).unwrap();
+        cluster
+            .until("elected", |c| {
+                c.nodes.values().any(|n| n.leadership.is_leader)
+            })
+            .await;
+        let leader = cluster
+            .nodes
+            .values()
+            .find(|n| n.leadership.is_leader)
+            .unwrap();
         let (n, term) = (leader.id.store.0, leader.leadership.term);
         // Before any quorum ack: openraft refuses writes at this moment.
         assert_eq!(leader.quorum, None);
@@ -92,9 +117,14 @@ fn the_first_proposal_of_a_term_does_not_wait_for_another_try() {
         };
         let begun = tokio::time::Instant::now();
         leader.device.propose(term, opened);
-        cluster.until("opened", |c| !c.nodes[&n].changes.is_empty()).await;
+        cluster
+            .until("opened", |c| !c.nodes[&n].changes.is_empty())
+            .await;
         assert!(begun.elapsed() < 20 * MS, "{:?}", begun.elapsed());
-        assert!(matches!(cluster.nodes[&n].changes[0].2, Change::LeaderOpened { .. }));
+        assert!(matches!(
+            cluster.nodes[&n].changes[0].2,
+            Change::LeaderOpened { .. }
+        ));
     });
 }
 
@@ -116,8 +146,16 @@ fn p1_a_proposal_of_another_term_is_dropped() {
         }
         cluster.run_for(300 * MS).await;
         cluster.nodes[&leader].device.propose(term, commit(term));
-        cluster.until("the one of this term", |c| !c.nodes[&leader].changes.is_empty()).await;
-        let changes: Vec<_> = cluster.nodes[&leader].changes.iter().map(|(_, _, change)| change).collect();
+        cluster
+            .until("the one of this term", |c| {
+                !c.nodes[&leader].changes.is_empty()
+            })
+            .await;
+        let changes: Vec<_> = cluster.nodes[&leader]
+            .changes
+            .iter()
+            .map(|(_, _, change)| change)
+            .collect();
         // One of another deciding term would be void by `OtherTerm`.
         assert_eq!(changes, [&Change::Void(VoidReason::NotLatest)]);
     });
@@ -137,7 +175,9 @@ fn l3_l6_an_isolated_leader_gets_no_quorum_appends_nothing_and_knows_no_leader()
         let mut lost = Box::pin(append(b"lost"));
         // Its lease is still valid: the entry is in its log, and its fate is known only after the cut is healed.
         assert!(tokio::time::timeout(20 * MS, &mut lost).await.is_err());
-        cluster.until("a successor", |c| c.leader().is_some_and(|n| n != old)).await;
+        cluster
+            .until("a successor", |c| c.leader().is_some_and(|n| n != old))
+            .await;
         cluster.run_for(100 * MS).await;
         assert_eq!(append(b"late").await, Err(AppendError::NotLeader(None)));
         cluster.drain();
@@ -147,7 +187,9 @@ fn l3_l6_an_isolated_leader_gets_no_quorum_appends_nothing_and_knows_no_leader()
         assert_eq!((view.term, view.leader.as_ref()), (old_term, None));
         cluster.heal();
         assert_eq!(lost.await, Err(AppendError::Unknown));
-        cluster.until("deposed", |c| !c.nodes[&old].leadership.is_leader).await;
+        cluster
+            .until("deposed", |c| !c.nodes[&old].leadership.is_leader)
+            .await;
         let successor = cluster.leader().unwrap();
         let (index, _) = cluster.append(successor, "kept").await.unwrap();
         device.wait_applied(index).await.unwrap();
@@ -166,7 +208,9 @@ fn l3_a_deaf_leader_is_acknowledged_by_nobody() {
         }
         let cut_at = cluster.nodes[&old].environment.now();
         // Its heartbeats still arrive; it must fall silent for the others to elect one (rule L6).
-        cluster.until("a successor", |c| c.leader().is_some_and(|n| n != old)).await;
+        cluster
+            .until("a successor", |c| c.leader().is_some_and(|n| n != old))
+            .await;
         assert!(cluster.nodes[&old].quorum.unwrap().1 <= cut_at);
     });
 }
@@ -186,7 +230,187 @@ fn l3_quorum_acks_come_with_every_heartbeat_and_name_when_it_was_sent() {
         // Heartbeat, the tick that it waits for, there and back.
         let bound = timing.heartbeat + timing.heartbeat * 13 / 64 * 2 + 4 * MS;
         assert!(oldest <= bound, "{oldest:?}");
-        assert!(oldest >= 2 * MS, "it takes 1.4 ms there and back: {oldest:?} is when the answer came");
+        assert!(
+            oldest >= 2 * MS,
+            "it takes 1.4 ms there and back: {oldest:?} is when the answer came"
+        );
+    });
+}
+
+#[test]
+fn l3_q_is_never_later_than_an_append_that_was_answered() {
+    simulate(async {
+        let mut cluster = Cluster::formed(21, 3).await;
+        let leader = cluster.leader().unwrap();
+        cluster.jitter(12 * MS);
+        let mut appends = Vec::new();
+        let mut seen = 0;
+        for step in 0..2_000 {
+            let device = cluster.nodes[&leader].device.clone();
+            appends.push(tokio::spawn(async move {
+                device.append(None, Epoch(0), Bytes::new()).await
+            }));
+            tokio::time::sleep(MS).await;
+            let before = cluster.nodes[&leader].quorum;
+            cluster.drain();
+            let q = cluster.nodes[&leader].quorum;
+            if q != before {
+                // With the leader itself, one of the two others is a quorum.
+                let answered = cluster.hub.answered.lock().unwrap();
+                let from = |(pair, _): &(&(_, _), _)| pair.0 == name(leader);
+                let newest = answered
+                    .iter()
+                    .filter(from)
+                    .map(|(_, at)| *at)
+                    .max()
+                    .unwrap();
+                assert!(q.unwrap().1 <= newest, "step {step}: {q:?}, but {newest:?}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 100, "{seen}");
+        for append in appends {
+            append.await.unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_isolated_follower_knows_no_leader_and_disturbs_nobody_when_it_comes_back() {
+    simulate(async {
+        let mut cluster = Cluster::formed(22, 3).await;
+        let leader = cluster.leader().unwrap();
+        let follower = leader % 3 + 1;
+        let term = cluster.term(leader);
+        cluster
+            .until("it knows", |c| {
+                c.nodes[&follower].leadership.leader.is_some()
+            })
+            .await;
+        cluster.isolate(follower);
+        cluster
+            .until("it knows nobody", |c| {
+                c.nodes[&follower].leadership.leader.is_none()
+            })
+            .await;
+        cluster.run_for(2_000 * MS).await;
+        let (index, _) = cluster.append(leader, "meanwhile").await.unwrap();
+        cluster.heal();
+        let begun = tokio::time::Instant::now();
+        cluster.nodes[&follower]
+            .device
+            .wait_applied(index)
+            .await
+            .unwrap();
+        assert!(
+            begun.elapsed() < 400 * MS,
+            "it caught up after {:?}",
+            begun.elapsed()
+        );
+        cluster.run_for(1_000 * MS).await;
+        assert_eq!(cluster.leader(), Some(leader));
+        assert_eq!(
+            (cluster.term(leader), cluster.term(follower)),
+            (term, term),
+            "pre-vote"
+        );
+    });
+}
+
+#[test]
+fn a_hand_over_to_a_node_that_dies_ends_in_another_election() {
+    simulate(async {
+        let mut cluster = Cluster::formed(23, 3).await;
+        let leader = cluster.leader().unwrap();
+        let (to, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+        cluster.run_for(100 * MS).await;
+        // The third lacks an entry that is committed: only the old leader can give it to it.
+        cluster.isolate(third);
+        cluster.append(leader, "a").await.unwrap();
+        cluster.heal();
+        let id = cluster.nodes[&to].id.clone();
+        cluster.nodes[&leader].device.transfer_leadership(id);
+        cluster.isolate(to);
+        let old_term = cluster.term(leader);
+        cluster
+            .until("another leader", |c| {
+                c.leader().is_some_and(|n| n != to && c.term(n) > old_term)
+            })
+            .await;
+        let next = cluster.leader().unwrap();
+        cluster.append(next, "b").await.unwrap();
+        assert_eq!(cluster.nodes[&next].journal.texts(), ["a", "b"]);
+    });
+}
+
+#[test]
+fn a_snapshot_transfer_that_breaks_off_begins_again() {
+    simulate(async {
+        let mut cluster = Cluster::new(24);
+        cluster.snapshot_every = 20;
+        cluster.start(1).await;
+        cluster.initialise(1..=1);
+        cluster.until("a leader", |c| c.leader().is_some()).await;
+        let large = "x".repeat(200_000);
+        for _ in 0..50 {
+            cluster.append(1, &large).await.unwrap();
+        }
+        cluster.start(2).await;
+        cluster.run_for(100 * MS).await;
+        let chunks = |c: &Cluster| {
+            let trace = c.hub.trace.lock().unwrap();
+            trace
+                .iter()
+                .filter(|(_, _, _, bytes)| *bytes > 1 << 20)
+                .count()
+        };
+        let change = MemberChange {
+            voters: cluster.voters(&[1]),
+            members: cluster.members(&[1, 2]),
+        };
+        cluster.nodes[&1].device.change_members(change);
+        cluster.until("three chunks", |c| chunks(c) == 3).await;
+        cluster.isolate(2);
+        cluster.run_for(500 * MS).await;
+        cluster.heal();
+        let (index, _) = cluster.append(1, "last").await.unwrap();
+        cluster.nodes[&2].device.wait_applied(index).await.unwrap();
+        assert_eq!(
+            cluster.nodes[&2].journal.texts(),
+            cluster.nodes[&1].journal.texts()
+        );
+    });
+}
+
+#[test]
+fn an_application_that_panics_stops_the_node() {
+    struct Broken;
+    impl ReplicatedState for Broken {
+        fn apply(&mut self, _: crate::state::Applied<'_>) -> Bytes {
+            panic!("a bug of the application");
+        }
+        fn snapshot(&self) -> Bytes {
+            Bytes::new()
+        }
+        fn restore(&mut self, _: Bytes) -> Result<(), crate::state::RestoreError> {
+            Ok(())
+        }
+    }
+    simulate(async {
+        let mut cluster = Cluster::new(25);
+        cluster.start_with(1, Box::new(Broken)).await;
+        cluster.initialise(1..=1);
+        cluster.until("a leader", |c| c.leader().is_some()).await;
+        let lost = cluster.append(1, "a").await;
+        assert_eq!(lost, Err(AppendError::Unknown));
+        let mut failure = cluster.nodes[&1].device.failure();
+        let reason = failure
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
+        assert!(reason.contains("the application panicked"), "{reason}");
     });
 }
 
@@ -219,7 +443,9 @@ fn leadership_is_handed_to_the_node_that_is_named() {
         let begun = tokio::time::Instant::now();
         let id = cluster.nodes[&to].id.clone();
         cluster.nodes[&from].device.transfer_leadership(id);
-        cluster.until("handed over", |c| c.nodes[&to].leadership.is_leader).await;
+        cluster
+            .until("handed over", |c| c.nodes[&to].leadership.is_leader)
+            .await;
         assert!(begun.elapsed() < 40 * MS, "{:?}", begun.elapsed());
         assert_eq!(cluster.term(to), Term(term.0 + 1));
         cluster.append(to, "after").await.unwrap();
@@ -233,8 +459,15 @@ fn the_configuration_grows_by_joint_changes_and_learners_do_not_vote() {
         for n in 2..=6 {
             cluster.start(n).await;
         }
-        cluster.change(cluster.voters(&[1, 2, 3]), cluster.members(&[1, 2, 3])).await;
-        cluster.change(cluster.voters(&[1, 2, 3, 4, 5]), cluster.members(&[1, 2, 3, 4, 5, 6])).await;
+        cluster
+            .change(cluster.voters(&[1, 2, 3]), cluster.members(&[1, 2, 3]))
+            .await;
+        cluster
+            .change(
+                cluster.voters(&[1, 2, 3, 4, 5]),
+                cluster.members(&[1, 2, 3, 4, 5, 6]),
+            )
+            .await;
         let (index, _) = cluster.append(1, "a").await.unwrap();
         for node in cluster.nodes.values() {
             node.device.wait_applied(index).await.unwrap();
@@ -244,7 +477,10 @@ fn the_configuration_grows_by_joint_changes_and_learners_do_not_vote() {
         assert_eq!(members.voters, [cluster.voters(&[1, 2, 3, 4, 5])]);
         assert_eq!(members.members, cluster.members(&[1, 2, 3, 4, 5, 6]));
         let matched = &cluster.nodes[&1].members.matched;
-        assert_eq!(matched.get(&cluster.nodes[&6].id), Some(&cluster.nodes[&1].members.last_index));
+        assert_eq!(
+            matched.get(&cluster.nodes[&6].id),
+            Some(&cluster.nodes[&1].members.last_index)
+        );
         // Two voters and a learner are no quorum of five.
         for cut in [3, 4, 5] {
             cluster.isolate(cut);
@@ -265,20 +501,36 @@ fn m0_a_store_is_swapped_in_one_change_and_voters_can_become_learners() {
         let demoted = lost % 3 + 1;
         let old = cluster.nodes[&lost].id.clone();
         cluster.stop(lost).await;
-        cluster.start_on(lost, StoreId(100), Stores::in_memory(), 2).await;
-        cluster.change(cluster.voters(&[1, 2, 3]), cluster.members(&[1, 2, 3])).await;
+        cluster
+            .start_on(lost, StoreId(100), Stores::in_memory(), 2)
+            .await;
+        cluster
+            .change(cluster.voters(&[1, 2, 3]), cluster.members(&[1, 2, 3]))
+            .await;
         let members = cluster.nodes[&leader].members.clone();
-        assert_eq!((members.voters.as_slice(), members.members.len()), ([cluster.voters(&[1, 2, 3])].as_slice(), 3));
+        assert_eq!(
+            (members.voters.as_slice(), members.members.len()),
+            ([cluster.voters(&[1, 2, 3])].as_slice(), 3)
+        );
         assert!(!members.members.contains_key(&old));
         // One voter goes, one becomes a learner, one is new.
         cluster.start(4).await;
         cluster.stop(lost).await;
-        cluster.change(cluster.voters(&[leader, 4]), cluster.members(&[leader, demoted, 4])).await;
+        cluster
+            .change(
+                cluster.voters(&[leader, 4]),
+                cluster.members(&[leader, demoted, 4]),
+            )
+            .await;
         let members = cluster.nodes[&leader].members.clone();
         assert_eq!(members.voters, [cluster.voters(&[leader, 4])]);
         assert_eq!(members.members, cluster.members(&[leader, demoted, 4]));
         let (index, _) = cluster.append(leader, "a").await.unwrap();
-        cluster.nodes[&demoted].device.wait_applied(index).await.unwrap();
+        cluster.nodes[&demoted]
+            .device
+            .wait_applied(index)
+            .await
+            .unwrap();
     });
 }
 
@@ -294,7 +546,11 @@ fn an_address_is_changed_and_used() {
         members.insert(id.clone(), addr(40));
         cluster.change(cluster.voters(&[1, 2, 3]), members).await;
         let (index, _) = cluster.append(leader, "a").await.unwrap();
-        cluster.nodes[&moved].device.wait_applied(index).await.unwrap();
+        cluster.nodes[&moved]
+            .device
+            .wait_applied(index)
+            .await
+            .unwrap();
         cluster.run_for(100 * MS).await;
         assert_eq!(cluster.nodes[&moved].members.members[&id], addr(40));
     });
@@ -315,11 +571,22 @@ fn a_joint_configuration_whose_leader_fell_is_finished_by_the_next() {
         cluster.nodes[&old].device.change_members(change);
         cluster.until("joint", |c| joint(c, old)).await;
         let survivors: Vec<u64> = (1..=3).filter(|&n| n != old).collect();
-        cluster.until("joint everywhere", |c| joint(c, 4) && survivors.iter().all(|&n| joint(c, n))).await;
+        cluster
+            .until("joint everywhere", |c| {
+                joint(c, 4) && survivors.iter().all(|&n| joint(c, n))
+            })
+            .await;
         let other = cluster.nodes[&4].id.clone();
         cluster.nodes[&old].device.transfer_leadership(other);
-        cluster.until("uniform", |c| c.nodes.values().all(|n| n.members.voters.len() == 1)).await;
-        assert_eq!(cluster.nodes[&old].members.voters, [cluster.voters(&[old, 4])]);
+        cluster
+            .until("uniform", |c| {
+                c.nodes.values().all(|n| n.members.voters.len() == 1)
+            })
+            .await;
+        assert_eq!(
+            cluster.nodes[&old].members.voters,
+            [cluster.voters(&[old, 4])]
+        );
     });
 }
 
@@ -335,10 +602,15 @@ fn p3_a_late_joiner_gets_a_snapshot_with_the_pending_proposal_and_the_applicatio
         cluster.until("a leader", |c| c.leader().is_some()).await;
         let leader = cluster.leader().unwrap();
         let term = cluster.term(leader);
-        cluster.nodes[&leader].device.propose(term, proposal(&cluster, &[1, 2, 3]));
+        cluster.nodes[&leader]
+            .device
+            .propose(term, proposal(&cluster, &[1, 2, 3]));
         let large = "x".repeat(100_000);
         for n in 0..50 {
-            cluster.append(leader, &format!("{n} {large}")).await.unwrap();
+            cluster
+                .append(leader, &format!("{n} {large}"))
+                .await
+                .unwrap();
         }
         cluster.run_for(100 * MS).await;
         cluster.start(4).await;
@@ -353,7 +625,10 @@ fn p3_a_late_joiner_gets_a_snapshot_with_the_pending_proposal_and_the_applicatio
             panic!("{:?}", cluster.nodes[&leader].changes);
         };
         assert_eq!(joiner.installed[0].pending.as_ref(), Some(pending));
-        assert_eq!(joiner.journal.texts(), cluster.nodes[&leader].journal.texts());
+        assert_eq!(
+            joiner.journal.texts(),
+            cluster.nodes[&leader].journal.texts()
+        );
         assert_eq!(joiner.journal.texts().len(), 51);
         assert_eq!(joiner.only_own, Some(false));
     });
@@ -371,7 +646,9 @@ fn i9_nodes_that_stop_come_back_with_what_they_kept() {
         cluster.until("a leader", |c| c.leader().is_some()).await;
         let leader = cluster.leader().unwrap();
         let term = cluster.term(leader);
-        cluster.nodes[&leader].device.propose(term, proposal(&cluster, &[1, 2]));
+        cluster.nodes[&leader]
+            .device
+            .propose(term, proposal(&cluster, &[1, 2]));
         for n in 0..25 {
             cluster.append(leader, &n.to_string()).await.unwrap();
         }
@@ -380,9 +657,14 @@ fn i9_nodes_that_stop_come_back_with_what_they_kept() {
             let stores = cluster.stop(n).await;
             cluster.start_on(n, StoreId(n), stores, 2).await;
         }
-        cluster.until("a leader again", |c| c.leader().is_some()).await;
+        cluster
+            .until("a leader again", |c| c.leader().is_some())
+            .await;
         let again = cluster.leader().unwrap();
-        assert!(cluster.term(again) > term, "leadership is not restored without a vote");
+        assert!(
+            cluster.term(again) > term,
+            "leadership is not restored without a vote"
+        );
         let (index, _) = cluster.append(again, "after").await.unwrap();
         for node in cluster.nodes.values() {
             node.device.wait_applied(index).await.unwrap();
@@ -392,7 +674,10 @@ fn i9_nodes_that_stop_come_back_with_what_they_kept() {
         }
         cluster.drain();
         for node in cluster.nodes.values() {
-            let pending = node.installed.iter().any(|replicated| replicated.pending.is_some());
+            let pending = node
+                .installed
+                .iter()
+                .any(|replicated| replicated.pending.is_some());
             assert!(pending, "the proposal is in the snapshot of {}", node.id);
             assert_eq!(node.only_own, Some(false));
         }
@@ -408,15 +693,23 @@ fn only_the_own_initialisation_can_be_abandoned() {
         }
         cluster.isolate(1);
         cluster.initialise(1..=3);
-        cluster.until("initialised", |c| c.nodes[&1].only_own == Some(true)).await;
+        cluster
+            .until("initialised", |c| c.nodes[&1].only_own == Some(true))
+            .await;
         cluster.run_for(500 * MS).await;
         assert_eq!(cluster.nodes[&1].only_own, Some(true));
         assert_eq!(cluster.nodes[&2].only_own, None);
         let stores = cluster.stop(1).await;
         cluster.start_on(1, StoreId(1), stores, 2).await;
-        cluster.until("known again", |c| c.nodes[&1].only_own == Some(true)).await;
+        cluster
+            .until("known again", |c| c.nodes[&1].only_own == Some(true))
+            .await;
         cluster.heal();
-        cluster.until("a cluster", |c| c.nodes.values().all(|n| n.only_own == Some(false))).await;
+        cluster
+            .until("a cluster", |c| {
+                c.nodes.values().all(|n| n.only_own == Some(false))
+            })
+            .await;
     });
 }
 
@@ -447,7 +740,10 @@ fn requests_that_are_not_for_this_member_are_refused() {
         cluster.run_for(100 * MS).await;
         let good = request(&cluster, 2, 1);
         let ask = async |request: &Request| {
-            let reply = cluster.nodes[&1].device.handle_rpc(&peer(2), request.encode()).await;
+            let reply = cluster.nodes[&1]
+                .device
+                .handle_rpc(&peer(2), request.encode())
+                .await;
             Reply::decode(&reply).unwrap()
         };
         assert!(matches!(ask(&good).await, Reply::Vote(response) if !response.vote_granted));
@@ -462,13 +758,32 @@ fn requests_that_are_not_for_this_member_are_refused() {
         assert_eq!(ask(&other).await, Reply::Refused(Refusal::OtherSender));
         let mut other = good.clone();
         other.from.store = StoreId(51);
-        assert_eq!(ask(&other).await, Reply::Refused(Refusal::Malformed), "a vote for another");
+        assert_eq!(
+            ask(&other).await,
+            Reply::Refused(Refusal::Malformed),
+            "a vote for another"
+        );
         let device = &cluster.nodes[&1].device;
         device.accept(ClusterId(78));
-        assert!(matches!(ask(&good).await, Reply::Vote(_)), "the log decides, once it holds entries");
-        for garbage in [&b""[..], b"\x01", b"\x02\x00", &[0xff; 64], &[1; 64], &[1, 0xff, 0xff, 0xff, 0xff, 0x7f]] {
-            let reply = device.handle_rpc(&peer(2), Bytes::copy_from_slice(garbage)).await;
-            assert!(matches!(Reply::decode(&reply), Ok(Reply::Refused(_))), "{garbage:?}");
+        assert!(
+            matches!(ask(&good).await, Reply::Vote(_)),
+            "the log decides, once it holds entries"
+        );
+        for garbage in [
+            &b""[..],
+            b"\x01",
+            b"\x02\x00",
+            &[0xff; 64],
+            &[1; 64],
+            &[1, 0xff, 0xff, 0xff, 0xff, 0x7f],
+        ] {
+            let reply = device
+                .handle_rpc(&peer(2), Bytes::copy_from_slice(garbage))
+                .await;
+            assert!(
+                matches!(Reply::decode(&reply), Ok(Reply::Refused(_))),
+                "{garbage:?}"
+            );
         }
     });
 }
@@ -483,7 +798,12 @@ fn an_entry_of_a_newer_release_stops_the_node_with_a_message() {
         raft.write(types::Entry::raw(&[200, 0])).await.unwrap();
         let device = cluster.nodes[&leader].device.clone();
         let mut failure = device.failure();
-        let reason = failure.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        let reason = failure
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
         assert!(reason.contains("upgrade this node"), "{reason}");
         assert_eq!(cluster.nodes[&leader].journal.texts(), ["a"]);
         assert_eq!(cluster.append(leader, "b").await, Err(AppendError::Stopped));
@@ -499,7 +819,9 @@ fn a_seed_repeats_its_elections_to_the_message() {
             for _ in 0..3 {
                 let leader = cluster.leader().unwrap();
                 cluster.isolate(leader);
-                cluster.until("a successor", |c| c.leader().is_some_and(|n| n != leader)).await;
+                cluster
+                    .until("a successor", |c| c.leader().is_some_and(|n| n != leader))
+                    .await;
                 cluster.heal();
                 cluster.run_for(200 * MS).await;
             }
@@ -516,11 +838,17 @@ fn a_seed_repeats_its_elections_to_the_message() {
 struct Fresh;
 
 impl StoreBuilder<TypeConfig, Stores, StateMachine> for Fresh {
-    async fn build(&self) -> Result<((), Stores, StateMachine), openraft::StorageError<TypeConfig>> {
+    async fn build(
+        &self,
+    ) -> Result<((), Stores, StateMachine), openraft::StorageError<TypeConfig>> {
         let stores = Stores::in_memory();
         let (facts, _) = mpsc::unbounded_channel();
         let applied = Arc::new(watch::Sender::new(0));
-        Ok(((), stores.clone(), StateMachine::new(Box::new(NoState), stores, facts, applied)))
+        Ok((
+            (),
+            stores.clone(),
+            StateMachine::new(Box::new(NoState), stores, facts, applied),
+        ))
     }
 }
 
