@@ -210,6 +210,60 @@ fn members_of_another_cluster_are_not_learnt_from_others_and_not_kept() {
 }
 
 #[test]
+fn a_member_that_went_over_to_another_cluster_is_refused_at_once_and_reported_now_and_then() {
+    let mut me = machine("me", 1);
+    let mut src = identity::identity("a", 1, 0);
+    me.set_cluster(ClusterId(1));
+    let join = Packet::Join(src.clone());
+    deliver(&mut me, &src, &join);
+    assert_eq!(me.members()[&node_id("a")].state, MemberState::Alive);
+    src.generation += 1;
+    src.profile.cluster = Some(ClusterId(2));
+    let bytes = me.digest.encode(&Packet::Join(src.clone()));
+    while me.poll_output().is_some() {}
+    let mut reports = 0;
+    let mut refusals = 0;
+    for ms in (0..10_000).step_by(100) {
+        me.handle_gossip(Time(1 + ms * 1_000_000), &peer(&src), &bytes);
+        assert_eq!(me.members()[&node_id("a")].state, MemberState::Failed);
+        while let Some(output) = me.poll_output() {
+            match output {
+                MembershipOutput::ForeignCluster { node, cluster } => {
+                    assert_eq!((node, cluster), (node_id("a"), ClusterId(2)));
+                    reports += 1;
+                }
+                MembershipOutput::Send { payload, .. } => {
+                    let refusal = me.digest.decode(&payload);
+                    refusals += u32::from(matches!(refusal, Ok(Packet::Refusal(_))));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!((reports, refusals), (5, 5));
+    assert_eq!(me.counters().count("gossip of another cluster"), 100);
+}
+
+#[test]
+fn what_is_meant_for_a_later_run_of_this_node_is_not_answered_by_this_one() {
+    let mut me = machine("me", 1);
+    let src = identity::identity("a", 1, 0);
+    let Packet::Swim(mut message) = gossip(&me, &src, Message::Ping(1)) else {
+        unreachable!()
+    };
+    message.header.dst.boot = BootId(2);
+    deliver(&mut me, &src, &Packet::Swim(message.clone()));
+    assert_eq!(me.counters().count("gossip for another run"), 1);
+    assert_eq!(me.poll_output(), None);
+    // An earlier run's mail is: its sender learns of this run by the answer.
+    message.header.dst.boot = BootId(0);
+    deliver(&mut me, &src, &Packet::Swim(message));
+    let answered = std::iter::from_fn(|| me.poll_output())
+        .any(|output| matches!(output, MembershipOutput::Send { .. }));
+    assert!(answered);
+}
+
+#[test]
 fn a_stall_is_not_held_against_a_suspect() {
     let mut me = machine("me", 1);
     let src = identity::identity("a", 1, 0);
