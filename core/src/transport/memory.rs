@@ -291,8 +291,7 @@ impl State {
                 |end: &End| end.instance.node == peer.node && end.instance.boot < peer.boot;
             let replaced = (a.id == at && is_older(b)) || (b.id == at && is_older(a));
             if let (true, Some(pipes)) = (replaced, stream.pipes.upgrade()) {
-                pipes.thaw();
-                pipes.sever();
+                pipes.replace();
             }
         }
     }
