@@ -2,7 +2,8 @@
 //!
 //! Turmoil's TCP tells a reader that the writer is gone, but not whether it had finished; it resets both directions
 //! when one reader goes; and when a process dies it says goodbye in its name. So each piece is framed, ends are
-//! said in so many words, and a connection that ends without such words is taken for what a power cut is: silence.
+//! said in so many words, and a connection that ends without such words is taken for what a power cut is: silence,
+//! until the peer has been silent for too long.
 
 use std::io;
 use std::net::SocketAddr;
@@ -95,21 +96,26 @@ pub(crate) async fn pump(
     };
     let mut incoming = Incoming {
         connection: recv,
-        environment,
+        environment: environment.clone(),
         node: Some(inner.send),
         stop: Some(stop),
         stopped: stopped.clone(),
     };
     match tokio::try_join!(biased; outgoing.run(&stopped), incoming.run(first)) {
         Ok(_) => {}
-        Err(Broken::Silently) => pipes.kill(),
+        Err(Broken::Silently) => {
+            drop((outgoing, incoming));
+            pipes.kill();
+            environment.sleep(IDLE_TIMEOUT).await;
+            pipes.replace();
+        }
         Err(Broken::Noticeably) => pipes.sever(),
     }
 }
 
 /// How a connection can fail.
 enum Broken {
-    /// As if the peer had lost its power: nobody is told.
+    /// As if the peer had lost its power: the node is told after the idle timeout only.
     Silently,
     /// The node is told.
     Noticeably,

@@ -75,7 +75,7 @@ async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
                 addr: node.addr_of(&peer),
                 node: Some(peer),
             };
-            if environment.next_seed() % 2 == 0 {
+            if environment.next_seed().is_multiple_of(2) {
                 transport.send_datagram(&to, payload(&node, 1_000));
                 continue;
             }

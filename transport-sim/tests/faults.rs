@@ -158,6 +158,24 @@ fn a_crashed_peer_that_stays_away_is_given_up_in_the_end() {
 }
 
 #[test]
+fn a_peer_that_restarted_without_a_word_is_given_up_as_late() {
+    let (mut simulation, log) = caller_and_holder(9);
+    wait_for(&mut simulation, &log, "stream from alice/1");
+    // The host of the new run resets the old connection, which no packet of a real network would have done.
+    simulation.restart(&name("bob"));
+    simulation.run_for(Duration::from_secs(3)).unwrap();
+    assert!(
+        !has(&log, "caller's stream: Err(ConnectionReset)"),
+        "too early"
+    );
+    wait_for(
+        &mut simulation,
+        &log,
+        "caller's stream: Err(ConnectionReset)",
+    );
+}
+
+#[test]
 fn a_quiet_stream_lives_as_long_as_both_ends_do() {
     let (mut simulation, log) = caller_and_holder(3);
     wait_for(&mut simulation, &log, "stream from alice/1");

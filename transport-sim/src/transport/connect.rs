@@ -46,10 +46,7 @@ impl Inner {
             Err(reason) => {
                 self.refuse(from, &reason);
                 let answer = Answer::Refused(reason).encode();
-                connection.send_frame(&answer).await.ok()?;
-                // Wait until the other has hung up: hanging up first could overtake the answer.
-                connection.first().await;
-                return None;
+                return connection.send_frame(&answer).await.ok();
             }
         };
         connection.to = peer.addr;
