@@ -12,3 +12,5 @@ pub mod runtime;
 pub mod time;
 pub mod timing;
 pub mod transport;
+#[doc(hidden)]
+pub mod wire;

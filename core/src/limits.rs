@@ -1,5 +1,7 @@
 //! Every bound of the library, by name and with its reason.
 
+use std::time::Duration;
+
 /// Longest node or cluster name: a DNS label, because the name stands in certificates.
 pub const MAX_NAME_BYTES: usize = 63;
 /// Largest gossip datagram: QUIC guarantees little more than a kilobyte on any path.
@@ -26,6 +28,9 @@ pub const MAX_APP_ENTRY_BYTES: usize = 1 << 20;
 pub const MAX_LOG_MESSAGE_BYTES: usize = 8 << 20;
 /// Bytes in one frame on a stream, header excluded.
 pub const MAX_FRAME_BYTES: usize = MAX_REQUEST_BYTES + (64 << 10);
+/// How long an opened stream may take to say what it is for, and how long one request may take to arrive or one
+/// response to leave: a peer that stalls holds a task and a stream for no longer. Generous, for 8 MiB on a slow path.
+pub const STREAM_DEADLINE: Duration = Duration::from_secs(10);
 /// Events kept for one subscriber; past it the oldest are dropped and counted.
 pub const EVENT_BUFFER: usize = 1_024;
 /// Proposals in flight from one node; past it `propose` answers `Overloaded`.

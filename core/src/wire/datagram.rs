@@ -1,0 +1,218 @@
+//! Datagrams: kind byte, version byte, postcard. Golden tests hold the bytes still.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::PROTOCOL_VERSION;
+use crate::engine::message::Message;
+use crate::limits::MAX_DATAGRAM_BYTES;
+
+/// Kind bytes. They never change their meaning; a kind that goes leaves a gap. 0 is never used.
+const GOSSIP: u8 = 1;
+const PING: u8 = 2;
+const PONG: u8 = 3;
+const BOOTSTRAP: u8 = 4;
+
+/// Bytes before the body: kind and version.
+pub const DATAGRAM_HEADER_BYTES: usize = 2;
+
+/// Why bytes are no datagram of the protocol. The receiver counts and drops them.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WireError {
+    /// Shorter than the two bytes of the header.
+    #[error("a datagram of {0} bytes has no header")]
+    Truncated(usize),
+    /// A kind that this release does not have.
+    #[error("datagram kind {0} is unknown")]
+    UnknownKind(u8),
+    /// Another version of the protocol.
+    #[error("datagram of protocol version {0}; this release speaks {PROTOCOL_VERSION}")]
+    UnknownVersion(u8),
+    /// Larger than [`MAX_DATAGRAM_BYTES`].
+    #[error("datagram of {0} bytes; at most {max} are allowed", max = MAX_DATAGRAM_BYTES)]
+    TooLarge(usize),
+    /// Bytes are left over.
+    #[error("{0} bytes follow the message")]
+    Trailing(usize),
+    /// Anything else.
+    #[error("the body cannot be read: {0}")]
+    Malformed(String),
+}
+
+/// The message as bytes, at most [`MAX_DATAGRAM_BYTES`] because every message is bounded by its maker.
+pub fn encode_datagram(message: &Message) -> Bytes {
+    let encoded = match message {
+        // Already bytes, and the datagram says how many.
+        Message::Gossip(packet) => {
+            let mut bytes = header(GOSSIP);
+            bytes.extend_from_slice(packet);
+            bytes
+        }
+        Message::Ping(ping) => body(PING, ping),
+        Message::Pong(pong) => body(PONG, pong),
+        Message::Bootstrap(message) => body(BOOTSTRAP, message),
+    };
+    debug_assert!(
+        encoded.len() <= MAX_DATAGRAM_BYTES,
+        "a message of {} bytes does not fit a datagram",
+        encoded.len()
+    );
+    encoded.into()
+}
+
+fn header(kind: u8) -> Vec<u8> {
+    vec![kind, PROTOCOL_VERSION]
+}
+
+fn body(kind: u8, body: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(body, header(kind)).expect("plain data always encodes")
+}
+
+/// Reads what a peer sent. Never panics; every byte must belong to the message.
+pub fn decode_datagram(bytes: &[u8]) -> Result<Message, WireError> {
+    if bytes.len() > MAX_DATAGRAM_BYTES {
+        return Err(WireError::TooLarge(bytes.len()));
+    }
+    let &[kind, version, ref content @ ..] = bytes else {
+        return Err(WireError::Truncated(bytes.len()));
+    };
+    if version != PROTOCOL_VERSION {
+        return Err(WireError::UnknownVersion(version));
+    }
+    match kind {
+        GOSSIP => Ok(Message::Gossip(Bytes::copy_from_slice(content))),
+        PING => parse(content).map(Message::Ping),
+        PONG => parse(content).map(Message::Pong),
+        BOOTSTRAP => parse(content).map(Message::Bootstrap),
+        _ => Err(WireError::UnknownKind(kind)),
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(content: &'a [u8]) -> Result<T, WireError> {
+    match postcard::take_from_bytes(content) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(WireError::Trailing(rest.len())),
+        Err(error) => Err(WireError::Malformed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::message::{Grant, Ping, Pong};
+    use crate::ids::{BootId, LogIndex, ShardId, Term};
+    use crate::limits::MAX_GOSSIP_BYTES;
+    use crate::time::Time;
+
+    fn ping() -> Message {
+        Message::Ping(Ping {
+            term: Term(3),
+            boot: BootId(300),
+            grant: Some(Grant {
+                stamp: Time(5),
+                map: LogIndex(129),
+            }),
+            dismissed: true,
+        })
+    }
+
+    fn pong() -> Message {
+        Message::Pong(Pong {
+            boot: BootId(1),
+            stamp: Time(2),
+            term: Term(3),
+            applied: LogIndex(4),
+            acked: Some(LogIndex(5)),
+            unacquirable: vec![ShardId(6), ShardId(200)],
+        })
+    }
+
+    #[test]
+    fn the_bytes_stand_still() {
+        let gossip = Message::Gossip(Bytes::from_static(b"swim"));
+        assert_eq!(encode_datagram(&gossip)[..], *b"\x01\x01swim");
+        let expected = [2, 1, 3, 0xac, 0x02, 1, 5, 0x81, 0x01, 1];
+        assert_eq!(encode_datagram(&ping())[..], expected);
+        let expected = [3, 1, 1, 2, 3, 4, 1, 5, 2, 6, 0xc8, 0x01];
+        assert_eq!(encode_datagram(&pong())[..], expected);
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        for message in [Message::Gossip(Bytes::new()), ping(), pong()] {
+            assert_eq!(decode_datagram(&encode_datagram(&message)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn the_largest_gossip_fits() {
+        let gossip = Message::Gossip(Bytes::from(vec![7; MAX_GOSSIP_BYTES]));
+        let encoded = encode_datagram(&gossip);
+        assert_eq!(encoded.len(), MAX_GOSSIP_BYTES + DATAGRAM_HEADER_BYTES);
+        assert_eq!(decode_datagram(&encoded), Ok(gossip));
+    }
+
+    #[test]
+    fn every_wrong_datagram_has_its_error() {
+        assert_eq!(decode_datagram(&[]), Err(WireError::Truncated(0)));
+        assert_eq!(decode_datagram(&[PING]), Err(WireError::Truncated(1)));
+        assert_eq!(decode_datagram(&[0, 1]), Err(WireError::UnknownKind(0)));
+        assert_eq!(decode_datagram(&[5, 1]), Err(WireError::UnknownKind(5)));
+        assert_eq!(
+            decode_datagram(&[PING, 2]),
+            Err(WireError::UnknownVersion(2))
+        );
+        let large = vec![GOSSIP; MAX_DATAGRAM_BYTES + 1];
+        assert_eq!(
+            decode_datagram(&large),
+            Err(WireError::TooLarge(MAX_DATAGRAM_BYTES + 1))
+        );
+        let mut longer = encode_datagram(&ping()).to_vec();
+        longer.push(0);
+        assert_eq!(decode_datagram(&longer), Err(WireError::Trailing(1)));
+        // A list that claims four billion elements.
+        let hostile = [PONG, 1, 1, 2, 3, 4, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
+        assert!(matches!(
+            decode_datagram(&hostile),
+            Err(WireError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn no_prefix_of_a_message_is_a_message() {
+        for message in [ping(), pong()] {
+            let whole = encode_datagram(&message);
+            for len in 0..whole.len() {
+                assert!(decode_datagram(&whole[..len]).is_err(), "{len} bytes");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_are_refused_or_stand_for_themselves(
+            kind in 0_u8..6,
+            content in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let mut bytes = vec![kind, PROTOCOL_VERSION];
+            bytes.extend(content);
+            if let Ok(message) = decode_datagram(&bytes) {
+                // Integers have longer spellings too, so compare the meaning and not the bytes.
+                let again = encode_datagram(&message);
+                prop_assert_eq!(decode_datagram(&again), Ok(message));
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_never_panics(at in 0_usize..64, bit in 0_u8..8) {
+            for message in [ping(), pong()] {
+                let mut bytes = encode_datagram(&message).to_vec();
+                let at = at % bytes.len();
+                bytes[at] ^= 1 << bit;
+                let _ = decode_datagram(&bytes);
+            }
+        }
+    }
+}
