@@ -53,11 +53,12 @@ pub(crate) struct Endpoint {
     dial_numbers: AtomicU64,
     closed: AtomicBool,
     handshakes: Arc<Semaphore>,
-    incoming: mpsc::Sender<Incoming>,
 }
 
 #[derive(Debug)]
 struct State {
+    /// Given to the tasks of each connection; the node sees its end when all are gone.
+    incoming: Option<mpsc::Sender<Incoming>>,
     connections: Connections<Link>,
     dials: Dials<Link>,
 }
@@ -109,6 +110,7 @@ impl Endpoint {
         };
         let endpoint = Arc::new(Self {
             state: Mutex::new(State {
+                incoming: Some(incoming),
                 connections: Connections::new(local.instance.node.clone()),
                 dials: Dials::new(backoff),
             }),
@@ -124,7 +126,6 @@ impl Endpoint {
             dial_numbers: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
-            incoming,
         });
         endpoint.tasks.spawn(endpoint.clone().accept());
         endpoint.tasks.spawn(endpoint.clone().keep_used_alive());
@@ -205,6 +206,7 @@ impl Endpoint {
         self.tasks.stop();
         let links = {
             let mut state = self.state();
+            state.incoming = None;
             state.dials.clear();
             state.connections.clear()
         };
@@ -443,8 +445,9 @@ impl Endpoint {
             node: Some(node.clone()),
             addr,
         };
-        let (admitted, kept, queued) = {
+        let (incoming, admitted, kept, queued) = {
             let mut state = self.state();
+            let incoming = state.incoming.clone();
             let admitted =
                 state
                     .connections
@@ -455,7 +458,7 @@ impl Endpoint {
                     })?;
             let kept = state.connections.find(&at).unwrap_or(&link).clone();
             let queued = state.dials.connected(&node, &at, &kept);
-            (admitted, kept, queued)
+            (incoming, admitted, kept, queued)
         };
         debug!(peer = %link.peer.instance, %addr, dialed = origin.dialed_here, "connected");
         for old in admitted.replaced {
@@ -467,9 +470,12 @@ impl Endpoint {
         if let Some(doubtful) = admitted.doubtful {
             doubtful.probe();
         }
-        self.tasks.spawn(self.clone().receive_streams(link.clone()));
-        self.tasks
-            .spawn(self.clone().receive_datagrams(link.clone()));
+        if let Some(incoming) = incoming {
+            let streams = receive_streams(link.clone(), incoming.clone());
+            self.tasks.spawn(streams);
+            let datagrams = self.clone().receive_datagrams(link.clone(), incoming);
+            self.tasks.spawn(datagrams);
+        }
         self.flush(&kept, queued);
         Ok(kept)
     }
@@ -482,31 +488,23 @@ impl Endpoint {
         }
     }
 
-    async fn receive_streams(self: Arc<Self>, link: Arc<Link>) {
-        while let Ok((send, recv)) = link.quic.accept_bi().await {
-            let arrived = Incoming::Stream {
-                from: link.peer.clone(),
-                stream: link.stream(send, recv),
-            };
-            if self.incoming.send(arrived).await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Also sees to the end of the connection.
-    async fn receive_datagrams(self: Arc<Self>, link: Arc<Link>) {
+    async fn receive_datagrams(self: Arc<Self>, link: Arc<Link>, incoming: mpsc::Sender<Incoming>) {
         let end = loop {
             tokio::select! {
                 biased;
                 datagram = link.quic.read_datagram() => match datagram {
                     // A probe.
                     Ok(payload) if payload.is_empty() => {}
-                    Ok(payload) => self.deliver(&link, payload),
+                    Ok(payload) => self.deliver(&incoming, &link, payload),
                     Err(error) => break error,
                 },
                 stream = link.quic.accept_uni() => match stream {
-                    Ok(stream) => self.tasks.spawn(self.clone().receive_message(link.clone(), stream)),
+                    Ok(stream) => {
+                        let message =
+                            self.clone().receive_message(link.clone(), incoming.clone(), stream);
+                        self.tasks.spawn(message);
+                    }
                     Err(error) => break error,
                 },
             }
@@ -516,18 +514,23 @@ impl Endpoint {
     }
 
     /// A datagram that did not fit into a packet.
-    async fn receive_message(self: Arc<Self>, link: Arc<Link>, mut stream: quinn::RecvStream) {
+    async fn receive_message(
+        self: Arc<Self>,
+        link: Arc<Link>,
+        incoming: mpsc::Sender<Incoming>,
+        mut stream: quinn::RecvStream,
+    ) {
         let environment = self.tasks.environment().clone();
         let whole = stream.read_to_end(MAX_DATAGRAM_BYTES);
         match environment.timeout(self.config.idle(), whole).await {
-            Some(Ok(payload)) => self.deliver(&link, payload.into()),
+            Some(Ok(payload)) => self.deliver(&incoming, &link, payload.into()),
             Some(Err(quinn::ReadToEndError::TooLong)) => self.counters.add_malformed(),
             // The peer gave up, or the connection ended.
             Some(Err(quinn::ReadToEndError::Read(_))) | None => {}
         }
     }
 
-    fn deliver(&self, link: &Link, payload: Bytes) {
+    fn deliver(&self, incoming: &mpsc::Sender<Incoming>, link: &Link, payload: Bytes) {
         if payload.len() > MAX_DATAGRAM_BYTES {
             return self.counters.add_malformed();
         }
@@ -535,7 +538,7 @@ impl Endpoint {
             from: link.peer.clone(),
             payload,
         };
-        if self.incoming.try_send(arrived).is_err() {
+        if incoming.try_send(arrived).is_err() {
             self.counters.add_dropped(1);
         }
     }
@@ -581,6 +584,18 @@ impl Endpoint {
             failure @ (Failure::Refused(_) | Failure::Malformed(_)) => self.note(addr, &failure),
             Failure::Unreachable(reason) => debug!(%peer, %addr, reason, "connection ended"),
             Failure::Myself => {}
+        }
+    }
+}
+
+async fn receive_streams(link: Arc<Link>, incoming: mpsc::Sender<Incoming>) {
+    while let Ok((send, recv)) = link.quic.accept_bi().await {
+        let arrived = Incoming::Stream {
+            from: link.peer.clone(),
+            stream: link.stream(send, recv),
+        };
+        if incoming.send(arrived).await.is_err() {
+            return;
         }
     }
 }
