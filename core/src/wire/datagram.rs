@@ -135,9 +135,9 @@ mod tests {
     fn the_bytes_stand_still() {
         let gossip = Message::Gossip(Bytes::from_static(b"swim"));
         assert_eq!(encode_datagram(&gossip)[..], *b"\x01\x01swim");
-        let expected = [2, 1, 3, 0xac, 0x02, 1, 5, 0x81, 0x01, 1];
+        let expected = [2, 1, 5, 3, 0xac, 0x02, 1, 5, 0x81, 0x01, 1];
         assert_eq!(encode_datagram(&ping())[..], expected);
-        let expected = [3, 1, 1, 2, 3, 4, 1, 5, 2, 6, 0xc8, 0x01];
+        let expected = [3, 1, 0xac, 0x02, 1, 2, 3, 4, 1, 5, 2, 6, 0xc8, 0x01];
         assert_eq!(encode_datagram(&pong())[..], expected);
     }
 
