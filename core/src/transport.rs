@@ -117,6 +117,9 @@ pub struct TransportCounters {
     pub datagrams_dropped: u64,
     /// Bytes on the port that were no valid packet or frame of the transport.
     pub malformed: u64,
+    /// Connections that peers ended by saying so, for another reason than that a second one of the pair is kept.
+    /// A power cut ([`Transport::abort`]) adds nothing to it.
+    pub closed_by_peer: u64,
 }
 
 /// A network between nodes. Object-safe: users choose one at run time.
