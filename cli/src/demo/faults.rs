@@ -120,7 +120,7 @@ pub(crate) struct Faults<'a> {
     pub(crate) fleet: &'a mut Fleet,
     pub(crate) probes: Probes,
     pub(crate) preset: Preset,
-    pub(crate) progress: &'a Progress,
+    pub(crate) progress: &'a mut Progress,
     pub(crate) seed: u64,
 }
 
