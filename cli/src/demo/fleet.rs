@@ -11,6 +11,7 @@ use funk::transport::{Transport, TransportError};
 use funk::{Cluster, NodeId, NodeState, Role, StartError};
 use funk_quic::{Authority, Credentials, QuicConfig, QuicTransport};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::counter::{Counter, CounterState, Replica};
 use super::measure::ledger::Ledger;
@@ -227,14 +228,14 @@ impl Fleet {
         })
     }
 
-    /// Stops all nodes, the end of the demo.
+    /// Stops all nodes at once, the end of the demo.
     pub(crate) async fn stop(&mut self) {
-        for slot in &mut self.slots {
-            if let Some(live) = slot.live.take() {
-                live.cluster.stop().await;
-            }
+        let mut stopping = JoinSet::new();
+        for live in self.slots.iter_mut().filter_map(|slot| slot.live.take()) {
+            stopping.spawn(async move { live.cluster.stop().await });
         }
         self.publish();
+        stopping.join_all().await;
     }
 
     /// Nodes that run and were not told to leave.
