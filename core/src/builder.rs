@@ -11,6 +11,7 @@ use crate::driver;
 use crate::engine::membership::Tags;
 use crate::ids::{BootId, ClusterName, MemberKind, NodeId};
 use crate::limits::{MAX_SHARDS, MAX_WORKERS};
+use crate::raft::SNAPSHOT_EVERY;
 use crate::service::{ErasedService, Service};
 use crate::state::{NoState, ReplicatedState};
 use crate::storage::Storage;
@@ -78,6 +79,7 @@ pub struct Builder {
     pub(crate) services: BTreeMap<String, Arc<dyn ErasedService>>,
     pub(crate) state: Box<dyn ReplicatedState>,
     pub(crate) storage: Storage,
+    pub(crate) snapshot_every: u64,
     pub(crate) boot: Option<BootId>,
 }
 
@@ -103,6 +105,7 @@ impl Builder {
             services: BTreeMap::new(),
             state: Box::new(NoState),
             storage: Storage::memory(),
+            snapshot_every: SNAPSHOT_EVERY,
             boot: None,
         }
     }
@@ -186,6 +189,12 @@ impl Builder {
         self
     }
 
+    /// After how many log entries a snapshot is taken and the log before it dropped; at least 1.
+    pub fn snapshot_every(mut self, entries: u64) -> Self {
+        self.snapshot_every = entries;
+        self
+    }
+
     /// The number of this run. Only simulations need to say it: it must be larger than that of any earlier run of
     /// this name, which the time of day usually is.
     pub fn boot_id(mut self, boot: BootId) -> Self {
@@ -251,6 +260,13 @@ impl Builder {
                 "the others are found through seeds: give some, or expect 1".to_owned(),
             );
         }
+        if self.snapshot_every == 0 {
+            wrong(
+                "snapshot_every",
+                "0".to_owned(),
+                "at least 1 entry".to_owned(),
+            );
+        }
         for error in self.timing.check().err().unwrap_or_default() {
             wrong(
                 error.key,
@@ -279,6 +295,7 @@ impl Builder {
                 services: self.services,
                 state: self.state,
                 storage: self.storage,
+                snapshot_every: self.snapshot_every,
                 boot: self.boot,
             }),
             _ => Err(errors),
@@ -301,5 +318,6 @@ pub(crate) struct Checked {
     pub(crate) services: BTreeMap<String, Arc<dyn ErasedService>>,
     pub(crate) state: Box<dyn ReplicatedState>,
     pub(crate) storage: Storage,
+    pub(crate) snapshot_every: u64,
     pub(crate) boot: Option<BootId>,
 }

@@ -17,7 +17,7 @@ use crate::engine::{Engine, EngineConfig, Input};
 use crate::ids::{BootId, Instance, MemberKind, PeerAddr, StoreId};
 use crate::limits::{DATAGRAM_QUEUE, EVENT_BUFFER, MAX_FRAME_BYTES, MAX_PROPOSALS_IN_FLIGHT};
 use crate::node::{Node, SharedCounters, Status, Waiting};
-use crate::raft::{RaftConfig, RaftDevice, RaftPeers, RaftStartError, RpcFailure, SNAPSHOT_EVERY};
+use crate::raft::{RaftConfig, RaftDevice, RaftPeers, RaftStartError, RpcFailure};
 use crate::routing::{LeaseCell, ServingTable};
 use crate::runtime::Environment;
 use crate::state::{Applied, ReplicatedState, RestoreError};
@@ -72,7 +72,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
                 instance: instance.clone(),
                 store,
                 timing: checked.timing.clone(),
-                snapshot_every: SNAPSHOT_EVERY,
+                snapshot_every: checked.snapshot_every,
             };
             let peers: Arc<dyn RaftPeers> = Arc::new(PeersOverRpc(rpc.clone()));
             let device = RaftDevice::start(

@@ -40,6 +40,8 @@ pub(super) struct Context<'a> {
     pub(super) pending: Option<&'a Pending>,
     /// The proposal that this node itself has drained for.
     pub(super) own_acked: Option<LogIndex>,
+    /// Shards that this node itself could not acquire.
+    pub(super) own_unacquirable: &'a [ShardId],
     pub(super) members: &'a BTreeMap<NodeId, Member>,
     pub(super) raft: &'a RaftMembers,
 }
@@ -68,12 +70,29 @@ struct InFlight {
     retry_at: Time,
 }
 
-/// A shard whose owner did not drain stays where it is until then (rule P4).
+/// A shard whose owner did not drain stays where it is until then (rule P4); likewise a node that is held off.
 #[derive(Debug)]
 struct Pin {
     until: Time,
     expired: bool,
     backoff: Duration,
+}
+
+impl Pin {
+    fn again<K: Ord>(pins: &mut BTreeMap<K, Pin>, key: K, cx: &Context<'_>) {
+        let pin = pins.entry(key).or_insert(Pin {
+            until: cx.now,
+            expired: false,
+            backoff: cx.timing.drain_timeout,
+        });
+        pin.until = cx.now + pin.backoff;
+        pin.expired = false;
+        pin.backoff = (pin.backoff * 2).min(DRAIN_BACKOFF_MAX);
+    }
+
+    fn holds(&self) -> bool {
+        !self.expired
+    }
 }
 
 /// A leader's state, from the deciding vote to the end of its term.
@@ -105,6 +124,8 @@ pub(super) struct Leading {
     /// Something changed that may make `right_for` untrue: look at the map again.
     reconsider: bool,
     pins: BTreeMap<ShardId, Pin>,
+    /// Nodes that could not acknowledge although they lost nothing: they are given nothing until then.
+    held_off: BTreeMap<Instance, Pin>,
     avoid: BTreeMap<ShardId, (NodeId, Time)>,
     changing_members: bool,
     /// Earliest time at which waiting alone changes what is to be done.
@@ -130,6 +151,7 @@ impl Leading {
             right_for: None,
             reconsider: false,
             pins: BTreeMap::new(),
+            held_off: BTreeMap::new(),
             avoid: BTreeMap::new(),
             changing_members: false,
             wake_at: None,
@@ -185,6 +207,11 @@ impl Leading {
         // A shard that moved after all begins anew with the shortest back-off.
         self.pins
             .retain(|&shard, _| shard.0 < map.shards() && map.epoch(shard).0 != map.index().0);
+        let gained = |instance: &Instance| {
+            map.owned_by(instance)
+                .any(|(_, epoch)| epoch.0 == map.index().0)
+        };
+        self.held_off.retain(|instance, _| !gained(instance));
         for follower in self.followers.values_mut() {
             follower.barred = follower.barred.filter(|&at| at >= map.index());
         }
@@ -251,18 +278,21 @@ impl Leading {
         if pong.term == self.term {
             follower.acked = follower.acked.max(pong.acked);
         }
-        for &shard in &pong.unacquirable {
-            if shard.0 < cx.committed.shards() && cx.committed.owner(shard) == Some(from) {
-                self.reconsider |= self
-                    .avoid
-                    .insert(shard, (from.node.clone(), cx.now + AVOID_FOR))
-                    .is_none();
-            }
-        }
         let first = follower.granted.is_none() && follower.barred.is_none();
+        self.keep_away(cx, from, &pong.unacquirable);
         if first && self.acts(cx) {
             // Its first lease in this term: every millisecond until it is granted is unserved time.
             self.ping(cx, &from.node, from.clone(), out);
+        }
+    }
+
+    /// Shards that their owner could not acquire go to another node.
+    fn keep_away(&mut self, cx: &Context<'_>, owner: &Instance, shards: &[ShardId]) {
+        for &shard in shards {
+            if shard.0 < cx.committed.shards() && cx.committed.owner(shard) == Some(owner) {
+                let avoided = (owner.node.clone(), cx.now + AVOID_FOR);
+                self.reconsider |= self.avoid.insert(shard, avoided).is_none();
+            }
         }
     }
 
@@ -285,6 +315,7 @@ impl Leading {
             self.ping_all(cx, out);
         }
         self.drive_members(cx, out);
+        self.keep_away(cx, cx.me, cx.own_unacquirable);
         self.expire(cx);
         if let Some(in_flight) = &self.in_flight {
             if cx.now < in_flight.retry_at {
@@ -511,7 +542,7 @@ impl Leading {
             counters.add("drains given up");
             stuck
                 .iter()
-                .for_each(|instance| self.pin_lost_shards(cx, pending, instance));
+                .for_each(|instance| self.leave_alone(cx, pending, instance));
             self.propose(cx, "shards that do not drain stay", out);
         } else if all_acked {
             self.send(
@@ -573,21 +604,22 @@ impl Leading {
         Some(applied_at.max(self.pending_since) + cx.timing.drain_timeout)
     }
 
-    /// The shards that the instance loses stay for a while, twice as long at every failure.
-    fn pin_lost_shards(&mut self, cx: &Context<'_>, pending: &Pending, instance: &Instance) {
+    /// Rule P4 for one node: the shards that it loses stay for a while, and nothing is given to it if it gains any
+    /// (a guard of earlier days keeps it from acknowledging anything); twice as long at every failure.
+    fn leave_alone(&mut self, cx: &Context<'_>, pending: &Pending, instance: &Instance) {
         let lost = cx
             .committed
             .owned_by(instance)
             .filter(|&(shard, _)| pending.map.owner(shard) != Some(instance));
         for (shard, _) in lost {
-            let pin = self.pins.entry(shard).or_insert(Pin {
-                until: cx.now,
-                expired: false,
-                backoff: cx.timing.drain_timeout,
-            });
-            pin.until = cx.now + pin.backoff;
-            pin.expired = false;
-            pin.backoff = (pin.backoff * 2).min(DRAIN_BACKOFF_MAX);
+            Pin::again(&mut self.pins, shard, cx);
+        }
+        let gains = pending
+            .map
+            .owned_by(instance)
+            .any(|(shard, epoch)| cx.committed.epoch(shard) != epoch);
+        if gains {
+            Pin::again(&mut self.held_off, instance.clone(), cx);
         }
     }
 
@@ -689,7 +721,8 @@ impl Leading {
                 heard.unwrap_or_default().max(self.awake_since) + cx.timing.dead_after,
             ));
         }
-        alive && !says_goodbye && !self.excused.contains(instance)
+        let held_off = self.held_off.get(instance).is_some_and(Pin::holds);
+        alive && !says_goodbye && !held_off && !self.excused.contains(instance)
     }
 
     fn next_assignment(&self, cx: &Context<'_>, wanted: &[Candidate]) -> Assignment {
@@ -698,11 +731,12 @@ impl Leading {
         } else {
             cx.committed.shards()
         };
-        let pinned = self
-            .pins
-            .iter()
-            .filter(|(_, pin)| !pin.expired)
+        let pins = self.pins.iter().filter(|(_, pin)| pin.holds());
+        let held_off = self.held_off.iter().filter(|(_, pin)| pin.holds());
+        let kept = held_off.flat_map(|(instance, _)| cx.committed.owned_by(instance));
+        let pinned = pins
             .map(|(&shard, _)| shard)
+            .chain(kept.map(|(shard, _)| shard))
             .collect();
         let mut assignment = place(cx.committed, shards, wanted, &pinned);
         steer(
@@ -746,11 +780,8 @@ impl Leading {
     fn expire(&mut self, cx: &Context<'_>) {
         let now = cx.now;
         let mut any = false;
-        for pin in self
-            .pins
-            .values_mut()
-            .filter(|pin| !pin.expired && pin.until <= now)
-        {
+        let pins = self.pins.values_mut().chain(self.held_off.values_mut());
+        for pin in pins.filter(|pin| pin.holds() && pin.until <= now) {
             // It is kept: the next back-off depends on it.
             pin.expired = true;
             any = true;
@@ -759,11 +790,8 @@ impl Leading {
         self.avoid.retain(|_, (_, until)| *until > now);
         any |= self.avoid.len() != avoided;
         self.reconsider |= any;
-        let next = self
-            .pins
-            .values()
-            .filter(|pin| !pin.expired)
-            .map(|pin| pin.until);
+        let pins = self.pins.values().chain(self.held_off.values());
+        let next = pins.filter(|pin| pin.holds()).map(|pin| pin.until);
         let next = next
             .chain(self.avoid.values().map(|&(_, until)| until))
             .min();

@@ -625,6 +625,7 @@ impl Engine {
         act: impl FnOnce(&mut Leading, &Context<'_>, &mut VecDeque<Output>, &mut Counters),
     ) {
         let own_acked = self.acked();
+        let own_unacquirable: Vec<ShardId> = self.serving.unacquirable().collect();
         let Some(leading) = &mut self.leading else {
             return;
         };
@@ -638,6 +639,7 @@ impl Engine {
             committed: &self.committed,
             pending: self.pending.as_ref(),
             own_acked,
+            own_unacquirable: &own_unacquirable,
             members: self.membership.members(),
             raft: &self.raft,
         };

@@ -85,11 +85,18 @@ pub(super) fn index_of(id: &LogId) -> LogIndex {
     LogIndex(id.index)
 }
 
-/// What openraft's storage suite asks of the types.
+/// What tests (openraft's storage suite among them) ask of the types.
 #[cfg(test)]
-mod for_the_suite {
+mod for_tests {
     use super::*;
     use crate::ids::{NodeId, StoreId};
+
+    impl Entry {
+        /// Bytes that need not be a message.
+        pub(crate) fn raw(bytes: &[u8]) -> Self {
+            Self(Bytes::copy_from_slice(bytes))
+        }
+    }
 
     impl From<u64> for RaftId {
         fn from(number: u64) -> Self {

@@ -111,7 +111,6 @@ cases! {
     datagrams::a_sender_can_be_answered,
     datagrams::too_large_a_datagram_is_dropped_and_counted,
     datagrams::a_full_queue_drops_datagrams_and_counts_them,
-    datagrams::a_datagram_for_nobody_is_dropped_and_counted,
     streams::streams_carry_bytes_both_ways_and_say_who_is_there,
     streams::each_direction_ends_on_its_own,
     streams::eight_mebibytes_pass_both_ways_at_once,

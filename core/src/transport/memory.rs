@@ -24,16 +24,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::sync::mpsc;
 
+use super::pipes::{self, Pipes};
 use super::{
     BoxFuture, Incoming, LocalNode, Peer, Stream, Transport, TransportCounters, TransportError,
 };
 use crate::ids::{BootId, Instance, NodeId, PeerAddr};
 use crate::limits::MAX_DATAGRAM_BYTES;
 use crate::runtime::Environment;
-
-mod pipes;
-
-use pipes::Pipes;
 
 /// Datagrams and streams that wait for a node; further datagrams are dropped and counted, further streams wait.
 const INCOMING_QUEUE: usize = 1_024;

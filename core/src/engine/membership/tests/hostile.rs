@@ -1,6 +1,7 @@
 //! Bytes from somebody who means ill, or is confused.
 
 use super::*;
+use foca::Member as SwimMember;
 use foca::State;
 
 fn peer(identity: &Identity) -> Peer {
@@ -11,7 +12,7 @@ fn peer(identity: &Identity) -> Peer {
 }
 
 fn gossip(machine: &Membership, src: &Identity, message: Message<Identity>) -> Packet {
-    Packet::Swim(SwimMessage {
+    Packet::Swim(Box::new(SwimMessage {
         header: Header {
             src: src.clone(),
             src_incarnation: 0,
@@ -19,7 +20,7 @@ fn gossip(machine: &Membership, src: &Identity, message: Message<Identity>) -> P
             message,
         },
         members: Vec::new(),
-    })
+    }))
 }
 
 fn deliver(machine: &mut Membership, src: &Identity, packet: &Packet) {
@@ -128,6 +129,52 @@ fn the_table_of_members_is_bounded() {
 }
 
 #[test]
+fn no_packet_is_too_large_among_two_hundred_members_with_the_longest_names() {
+    let mut me = machine(&"m".repeat(63), 1);
+    let long =
+        |n: usize| identity::identity(&format!("{n:03}{}", "x".repeat(60)), u64::MAX - 9, 70);
+    let src = long(0);
+    for n in (1..200).step_by(2) {
+        let Packet::Swim(mut message) = gossip(&me, &src, Message::Gossip) else {
+            unreachable!()
+        };
+        message.members = vec![SwimMember::alive(long(n)), SwimMember::alive(long(n + 1))];
+        deliver(&mut me, &src, &Packet::Swim(message));
+    }
+    let asked = Packet::Join(src.clone());
+    deliver(&mut me, &src, &asked);
+    let mut largest = 0;
+    let mut count = 0;
+    let mut now = Time(1);
+    // News spread, members are probed, asked to probe others, suspected and given up.
+    while now < Time(20_000_000_000) {
+        while let Some(output) = me.poll_output() {
+            if let MembershipOutput::Send { payload, .. } = output {
+                assert!(payload.len() <= MAX_GOSSIP_BYTES);
+                assert!(me.digest.decode(&payload).is_ok());
+                largest = largest.max(payload.len());
+                count += 1;
+            }
+        }
+        now = me.poll_timeout().unwrap();
+        me.handle_timeout(now);
+    }
+    let failed = me.members().values();
+    let failed = failed
+        .filter(|member| member.state == MemberState::Failed)
+        .count();
+    assert_eq!(me.members().len(), 202);
+    assert!(
+        failed > 10 && count > 500,
+        "{failed} failed, {count} packets"
+    );
+    assert!(
+        largest > MAX_GOSSIP_BYTES - 150,
+        "packets are not filled: {largest}"
+    );
+}
+
+#[test]
 fn pulled_tags_are_taken_only_from_the_run_that_is_known_and_never_backwards() {
     let mut me = machine("me", 1);
     let mut src = identity::identity("a", 1, 0);
@@ -223,7 +270,7 @@ fn any_packet() -> impl Strategy<Value = Packet> {
                 dst,
                 message,
             };
-            Packet::Swim(SwimMessage { header, members })
+            Packet::Swim(Box::new(SwimMessage { header, members }))
         },
     );
     prop_oneof![

@@ -114,6 +114,49 @@ fn a_node_that_leaves_without_announcing_it_left_too() {
 }
 
 #[test]
+fn a_node_that_left_may_come_back_as_another_run() {
+    let mut net = formed(1, 4);
+    net.with("n2", |n2, now| n2.leave(now));
+    net.run(SECOND);
+    net.start("n2", |_| {});
+    net.until(SECOND * 5, "all see the new run", Net::agree);
+    net.run(SECOND * 20);
+    assert!(net.agree());
+    for at in ["n0", "n1", "n3"] {
+        let mut events = net.events(at, "n2");
+        events.retain(|event| *event != "updated");
+        assert_eq!(events, ["left", "joined"], "at {at}");
+    }
+}
+
+#[test]
+fn a_node_that_dies_while_it_leaves_left_and_did_not_fail() {
+    let mut net = formed(1, 4);
+    net.with("n2", |n2, now| n2.announce_leaving(now));
+    net.run(SECOND);
+    net.crash("n2");
+    net.run(SECOND * 10);
+    for at in ["n0", "n1", "n3"] {
+        assert_eq!(net.events(at, "n2"), ["updated", "left"], "at {at}");
+    }
+}
+
+#[test]
+fn bad_links_alone_make_nobody_fail() {
+    let mut net = Net::new(9);
+    (net.loss, net.twice, net.delay) = (20, 20, Duration::from_millis(60));
+    for n in 0..5 {
+        net.start(&format!("n{n}"), |_| {});
+    }
+    net.until(SECOND * 20, "all see all", Net::agree);
+    net.clear_events();
+    net.run(MINUTE * 10);
+    for (at, of) in [("n0", "n1"), ("n1", "n2"), ("n3", "n0"), ("n4", "n3")] {
+        assert_eq!(net.events(at, of), [] as [&str; 0], "{at} about {of}");
+    }
+}
+
+#[test]
 fn a_node_that_left_and_is_still_driven_tells_whoever_asks_and_then_is_silent() {
     let mut net = formed(1, 3);
     net.loss = 100;
@@ -209,6 +252,17 @@ fn one_node_cut_off_for_long_is_taken_back_and_so_is_everybody_by_it() {
         split(&mut net, &[]);
         net.until(SECOND * 20, "one membership", Net::agree);
     }
+}
+
+#[test]
+fn halves_find_each_other_through_failed_members_when_the_seed_is_gone() {
+    let mut net = formed(1, 6);
+    net.crash("n0");
+    split(&mut net, &["n4", "n5"]);
+    net.run(MINUTE * 10);
+    assert!(net.agree());
+    split(&mut net, &[]);
+    net.until(SECOND * 20, "one membership", Net::agree);
 }
 
 #[test]
@@ -462,4 +516,96 @@ fn the_same_seed_gives_the_same_run() {
     };
     assert_eq!(trace(5), trace(5));
     assert_ne!(trace(5).0, trace(6).0);
+}
+
+#[test]
+#[ignore]
+fn tmp_large() {
+    for (n, loss) in [(30usize, 5u32), (100, 5), (200, 2)] {
+        let t = std::time::Instant::now();
+        let mut net = Net::new(1);
+        net.loss = loss;
+        for k in 0..n {
+            net.start(&format!("n{k}"), |_| {});
+        }
+        let took = net.until(SECOND * 120, "all see all", Net::agree);
+        eprintln!(
+            "{n}: formed in {took:?}, sent {} real {:?}",
+            net.sent,
+            t.elapsed()
+        );
+        let before = net.sent;
+        net.run(SECOND * 10);
+        eprintln!(
+            "{n}: idle {} pkt/s/node real {:?}",
+            (net.sent - before) / 10 / n as u64,
+            t.elapsed()
+        );
+        net.crash("n7");
+        let took = net.until(SECOND * 60, "failed", |net| {
+            net.up()
+                .all(|(_, m)| m.machine.members()[&node_id("n7")].state == MemberState::Failed)
+        });
+        eprintln!("{n}: failed everywhere in {took:?} real {:?}", t.elapsed());
+        net.with("n3", |n, now| n.set_tags(now, tag("a", "b")));
+        let took = net.until(SECOND * 60, "tags", Net::agree);
+        eprintln!("{n}: tags everywhere in {took:?} real {:?}", t.elapsed());
+        if n <= 100 {
+            let right: Vec<_> = (0..n / 2).map(|k| format!("n{k}")).collect();
+            let right: Vec<_> = right.iter().map(String::as_str).collect();
+            split(&mut net, &right);
+            net.until(SECOND * 120, "halves", Net::agree);
+            eprintln!("{n}: halves agree real {:?}", t.elapsed());
+            split(&mut net, &[]);
+            let before = net.sent;
+            let took = net.until(SECOND * 120, "one", Net::agree);
+            eprintln!(
+                "{n}: healed in {took:?}, {} pkts, real {:?}",
+                net.sent - before,
+                t.elapsed()
+            );
+            let gens: Vec<_> = net
+                .nodes
+                .values()
+                .map(|n| n.machine.swim.identity().generation)
+                .collect();
+            eprintln!("generations max {:?}", gens.iter().max());
+        }
+    }
+}
+
+#[test]
+#[ignore]
+fn tmp_loss() {
+    for loss in [5, 10, 20, 30] {
+        for n in [3, 5, 9] {
+            let mut net = Net::new(9);
+            net.loss = loss;
+            for k in 0..n {
+                net.start(&format!("n{k}"), |_| {});
+            }
+            net.until(SECOND * 60, "all see all", Net::agree);
+            net.clear_events();
+            net.run(MINUTE * 10);
+            let failed: usize = net
+                .nodes
+                .values()
+                .map(|n| {
+                    n.events
+                        .iter()
+                        .filter(|e| matches!(e, MemberEvent::Failed(_)))
+                        .count()
+                })
+                .sum();
+            let refused: u64 = net
+                .nodes
+                .values()
+                .map(|n| n.machine.counters().count("gossip refused by SWIM"))
+                .sum();
+            eprintln!(
+                "loss {loss} n {n}: {failed} failed events in 10 min, refused {refused}, {:?}",
+                net.nodes.values().next().unwrap().machine.counters()
+            );
+        }
+    }
 }
