@@ -36,12 +36,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Program { command: Command::Demo(arguments) } = Program::parse();
+    let Program {
+        command: Command::Demo(arguments),
+    } = Program::parse();
     let filter = EnvFilter::builder()
         .with_env_var(LOG_VARIABLE)
         .try_from_env()
         .unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let options = match arguments.check(rand::random()) {
         Ok(options) => options,
         Err(errors) => return bad_arguments(&errors),
@@ -81,7 +86,11 @@ fn report(options: &demo::Options, outcome: Result<demo::Outcome, demo::DemoErro
             return ExitCode::FAILURE;
         }
     };
-    let text = if options.json { outcome.json + "\n" } else { outcome.table };
+    let text = if options.json {
+        outcome.json + "\n"
+    } else {
+        outcome.table
+    };
     if let Err(error) = std::io::stdout().lock().write_all(text.as_bytes()) {
         eprintln!("funk demo: the result cannot be written: {error}");
         return ExitCode::FAILURE;
@@ -96,6 +105,9 @@ fn report(options: &demo::Options, outcome: Result<demo::Outcome, demo::DemoErro
     for wrong in &outcome.wrong {
         eprintln!("funk demo: {wrong}");
     }
-    eprintln!("funk demo: failed with seed {}; run again with --seed {} for the same victims", options.seed, options.seed);
+    eprintln!(
+        "funk demo: failed with seed {}; run again with --seed {} for the same victims",
+        options.seed, options.seed
+    );
     ExitCode::FAILURE
 }

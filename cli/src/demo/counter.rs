@@ -9,7 +9,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use funk::ids::{Epoch, ShardId};
-use funk::{Applied, ProposeError, ReplicatedState, RestoreError, Service, ServiceError, ServiceRequest};
+use funk::{
+    Applied, ProposeError, ReplicatedState, RestoreError, Service, ServiceError, ServiceRequest,
+};
 use serde::{Deserialize, Serialize};
 
 use super::measure::ledger::Ledger;
@@ -81,7 +83,9 @@ pub(crate) struct Counter {
 impl Service for Counter {
     async fn call(&self, request: ServiceRequest) -> Result<Bytes, ServiceError> {
         let (shard, epoch) = (request.guard.shard(), request.guard.epoch());
-        let held = self.ledger.enter(request.cluster.instance(), shard, epoch, request.guard);
+        let held = self
+            .ledger
+            .enter(request.cluster.instance(), shard, epoch, request.guard);
         let key = str::from_utf8(&request.key).map_err(|_| Refusal::BadRequest)?;
         match &*request.body {
             GET => {
@@ -128,7 +132,8 @@ impl ReplicatedState for CounterState {
         if let Some(shard) = entry.shard {
             let highest = counters.tokens.entry(shard.0).or_default();
             if entry.epoch.0 < *highest {
-                self.ledger.applied_out_of_order(ShardId(shard.0), entry.epoch, Epoch(*highest));
+                self.ledger
+                    .applied_out_of_order(ShardId(shard.0), entry.epoch, Epoch(*highest));
             }
             *highest = entry.epoch.0.max(*highest);
         }
@@ -140,7 +145,9 @@ impl ReplicatedState for CounterState {
 
     fn snapshot(&self) -> Bytes {
         let counters = self.replica.read().unwrap_or_else(PoisonError::into_inner);
-        serde_json::to_vec(&*counters).expect("maps of text and numbers always encode").into()
+        serde_json::to_vec(&*counters)
+            .expect("maps of text and numbers always encode")
+            .into()
     }
 
     fn restore(&mut self, snapshot: Bytes) -> Result<(), RestoreError> {
@@ -157,7 +164,10 @@ mod tests {
     use funk::ids::LogIndex;
 
     fn state() -> CounterState {
-        CounterState { replica: Replica::default(), ledger: Arc::new(Ledger::new(4)) }
+        CounterState {
+            replica: Replica::default(),
+            ledger: Arc::new(Ledger::new(4)),
+        }
     }
 
     fn apply(state: &mut CounterState, key: &str, epoch: u64) -> Option<u64> {
@@ -180,7 +190,11 @@ mod tests {
         assert_eq!(apply(&mut second, "a", 4), Some(3));
         assert_eq!(second.ledger.wrong_owner(), 1, "the token went backwards");
         assert!(second.restore(Bytes::from_static(b"{")).is_err());
-        assert_eq!(apply(&mut second, "a", 5), Some(4), "a bad snapshot changes nothing");
+        assert_eq!(
+            apply(&mut second, "a", 5),
+            Some(4),
+            "a bad snapshot changes nothing"
+        );
     }
 
     #[test]

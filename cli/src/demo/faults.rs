@@ -164,7 +164,10 @@ impl Observer {
 }
 
 /// Shards that are on another node (by name) in the second map.
-fn changed_owner<'a>(before: &'a ShardMap, after: &'a ShardMap) -> impl Iterator<Item = ShardId> + 'a {
+fn changed_owner<'a>(
+    before: &'a ShardMap,
+    after: &'a ShardMap,
+) -> impl Iterator<Item = ShardId> + 'a {
     let name = |map: &'a ShardMap, shard| map.owner(shard).map(|owner| &owner.node);
     let shards = (0..after.shards()).map(ShardId);
     shards.filter(move |shard| name(before, *shard) != name(after, *shard))
@@ -184,14 +187,19 @@ impl Faults<'_> {
     }
 
     /// All faults, spread over `span`; each waits for the one before to be over. Ends at the first that fails.
-    pub(crate) async fn run(&mut self, begin: Time, span: Duration) -> (Vec<Fault>, Option<(Kind, FaultError)>) {
+    pub(crate) async fn run(
+        &mut self,
+        begin: Time,
+        span: Duration,
+    ) -> (Vec<Fault>, Option<(Kind, FaultError)>) {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let slot = span.saturating_sub(WARM_UP * 2) / Kind::SCHEDULE.len() as u32;
         let mut over: Vec<Fault> = Vec::new();
         for (kind, number) in Kind::SCHEDULE.into_iter().zip(0..) {
             let due = begin + WARM_UP + slot * number;
             tokio::time::sleep(due.since(now())).await;
-            self.progress.say("waiting until the cluster is ready for the next fault");
+            self.progress
+                .say("waiting until the cluster is ready for the next fault");
             let victim = over.last().map(|fault| fault.node.clone());
             match self.one(kind, victim, &mut rng).await {
                 Ok(fault) => over.push(fault),
@@ -203,17 +211,29 @@ impl Faults<'_> {
         (over, None)
     }
 
-    async fn one(&mut self, kind: Kind, former: Option<NodeId>, rng: &mut ChaCha8Rng) -> Result<Fault, FaultError> {
+    async fn one(
+        &mut self,
+        kind: Kind,
+        former: Option<NodeId>,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Fault, FaultError> {
         if !kind.is_start() {
             self.ready().await?;
         }
-        let leader = self.fleet.leader().ok_or(FaultError::NoLeader(Duration::ZERO))?;
+        let leader = self
+            .fleet
+            .leader()
+            .ok_or(FaultError::NoLeader(Duration::ZERO))?;
         let victim = match (kind, former) {
             (Kind::KillLeader | Kind::StepDown, _) => leader,
             (Kind::RestartNode | Kind::RestartLeader | Kind::Return, Some(former)) => former,
             _ => self.choose(&leader, rng),
         };
-        let others = self.fleet.live().into_iter().filter(|node| *node.name() != victim);
+        let others = self
+            .fleet
+            .live()
+            .into_iter()
+            .filter(|node| *node.name() != victim);
         let mut others: Vec<_> = others.collect();
         let observer = Observer::new(others.swap_remove(rng.random_range(0..others.len())));
         self.progress.say(&format!("{kind}: {victim}"));
@@ -229,11 +249,21 @@ impl Faults<'_> {
     }
 
     /// The fault itself, and the wait until it is over.
-    async fn strike(&mut self, kind: Kind, victim: NodeId, mut observer: Observer, seed: u64) -> Result<Fault, FaultError> {
+    async fn strike(
+        &mut self,
+        kind: Kind,
+        victim: NodeId,
+        mut observer: Observer,
+        seed: u64,
+    ) -> Result<Fault, FaultError> {
         let patience = self.preset.patience();
         let shards_of = |map: &ShardMap| -> Vec<ShardId> {
             let member = map.member(&victim).map(|member| member.instance.clone());
-            member.iter().flat_map(|owner| map.owned_by(owner)).map(|(shard, _)| shard).collect()
+            member
+                .iter()
+                .flat_map(|owner| map.owned_by(owner))
+                .map(|(shard, _)| shard)
+                .collect()
         };
         let mut first = None;
         let mut ends: Option<tokio::task::JoinHandle<()>> = None;
@@ -250,7 +280,11 @@ impl Faults<'_> {
                 self.fleet.restart(&victim).await?;
             }
             Kind::StepDown => {
-                let leader = self.fleet.live().into_iter().find(|node| *node.name() == victim);
+                let leader = self
+                    .fleet
+                    .live()
+                    .into_iter()
+                    .find(|node| *node.name() == victim);
                 if let Some(leader) = leader {
                     leader.cluster.step_down();
                 }
@@ -259,7 +293,8 @@ impl Faults<'_> {
         }
 
         let is_over = |fleet: &Fleet| {
-            let other_leader = kind != Kind::StepDown || fleet.leader().is_some_and(|leader| leader != victim);
+            let other_leader =
+                kind != Kind::StepDown || fleet.leader().is_some_and(|leader| leader != victim);
             other_leader && fleet.settled_map().is_some()
         };
         while !is_over(self.fleet) {
@@ -273,7 +308,10 @@ impl Faults<'_> {
         observer.look();
 
         let mut touched = match first {
-            Some(first) => first.await.unwrap_or_else(|_| Touched { unanswered: 1, ..Touched::default() }),
+            Some(first) => first.await.unwrap_or_else(|_| Touched {
+                unanswered: 1,
+                ..Touched::default()
+            }),
             None => Touched::default(),
         };
         let again = unanswered_by_new_owner(&observer, &touched.answers);
@@ -284,18 +322,34 @@ impl Faults<'_> {
         }
         // The shards of a dead node are back when they answer; other faults are over when the cluster says so, too.
         let said = if kind.is_kill() { None } else { Some(settled) };
-        let recovered = said.max(touched.last_answer).max(second.last_answer).unwrap_or(settled);
+        let recovered = said
+            .max(touched.last_answer)
+            .max(second.last_answer)
+            .unwrap_or(settled);
         self.probes.requests.windows.close(window, recovered);
 
         if let Some(ends) = ends {
             let ended = tokio::time::timeout(patience, ends).await;
-            ended.map_err(|_| FaultError::NotStopped { node: victim.clone(), patience })?.ok();
+            ended
+                .map_err(|_| FaultError::NotStopped {
+                    node: victim.clone(),
+                    patience,
+                })?
+                .ok();
         }
         let frames = self.close_frames(&victim).saturating_sub(frames);
         if kind.is_kill() && frames > 0 {
-            return Err(FaultError::CloseFrame { node: victim, frames });
+            return Err(FaultError::CloseFrame {
+                node: victim,
+                frames,
+            });
         }
-        let nodes: Vec<NodeId> = self.fleet.live().iter().map(|node| node.name().clone()).collect();
+        let nodes: Vec<NodeId> = self
+            .fleet
+            .live()
+            .iter()
+            .map(|node| node.name().clone())
+            .collect();
         Ok(Fault {
             kind,
             node: victim,
@@ -310,12 +364,20 @@ impl Faults<'_> {
 
     /// Close frames that all but this node have got so far.
     fn close_frames(&self, except: &NodeId) -> u64 {
-        let others = self.fleet.live().into_iter().filter(|node| node.name() != except);
+        let others = self
+            .fleet
+            .live()
+            .into_iter()
+            .filter(|node| node.name() != except);
         others.map(|node| node.closed_by_peer()).sum()
     }
 
     fn choose(&self, leader: &NodeId, rng: &mut ChaCha8Rng) -> NodeId {
-        let followers = self.fleet.live().into_iter().map(|node| node.name().clone());
+        let followers = self
+            .fleet
+            .live()
+            .into_iter()
+            .map(|node| node.name().clone());
         let mut followers: Vec<NodeId> = followers.filter(|name| name != leader).collect();
         followers.swap_remove(rng.random_range(0..followers.len()))
     }

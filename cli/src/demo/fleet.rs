@@ -122,7 +122,11 @@ pub(crate) struct Callers(Arc<RwLock<Arc<[Arc<LiveNode>]>>>);
 impl Callers {
     /// The `random`th of the nodes that are there, counted round and round; `None`: there are none.
     pub(crate) fn choose(&self, random: u64) -> Option<Arc<LiveNode>> {
-        let nodes = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let nodes = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let at = random.checked_rem(nodes.len() as u64)?;
         nodes.get(at as usize).cloned()
     }
@@ -135,12 +139,24 @@ impl Fleet {
         let (mut slots, mut transports) = (Vec::new(), Vec::new());
         for number in 1..=options.nodes {
             let name = NodeId::new(&format!("n{number}"))?;
-            let credentials = authority.node_credentials(&name).map_err(FleetError::Authority)?;
+            let credentials = authority
+                .node_credentials(&name)
+                .map_err(FleetError::Authority)?;
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let transport = QuicTransport::bind(any_port, credentials.clone(), QuicConfig::default())
-                .map_err(|error| FleetError::Transport { node: name.clone(), error })?;
+            let transport =
+                QuicTransport::bind(any_port, credentials.clone(), QuicConfig::default()).map_err(
+                    |error| FleetError::Transport {
+                        node: name.clone(),
+                        error,
+                    },
+                )?;
             let addr = transport.local_addr();
-            slots.push(Slot { name, addr, credentials, live: None });
+            slots.push(Slot {
+                name,
+                addr,
+                credentials,
+                live: None,
+            });
             transports.push(transport);
         }
         let mut fleet = Self {
@@ -156,11 +172,21 @@ impl Fleet {
         Ok(fleet)
     }
 
-    async fn start_node(&mut self, at: usize, transport: Arc<QuicTransport>) -> Result<(), FleetError> {
+    async fn start_node(
+        &mut self,
+        at: usize,
+        transport: Arc<QuicTransport>,
+    ) -> Result<(), FleetError> {
         let slot = &mut self.slots[at];
         let replica = Replica::default();
-        let service = Counter { replica: replica.clone(), ledger: self.ledger.clone() };
-        let state = CounterState { replica, ledger: self.ledger.clone() };
+        let service = Counter {
+            replica: replica.clone(),
+            ledger: self.ledger.clone(),
+        };
+        let state = CounterState {
+            replica,
+            ledger: self.ledger.clone(),
+        };
         let cluster = Cluster::builder(CLUSTER, slot.name.as_str())
             .transport(transport.clone())
             .seeds(self.seeds.iter().copied())
@@ -171,7 +197,10 @@ impl Fleet {
             .state(state)
             .start()
             .await
-            .map_err(|error| FleetError::Start { node: slot.name.clone(), error })?;
+            .map_err(|error| FleetError::Start {
+                node: slot.name.clone(),
+                error,
+            })?;
         slot.live = Some(Arc::new(LiveNode {
             cluster,
             transport,
@@ -194,17 +223,28 @@ impl Fleet {
                 Err(TransportError::Bind { .. }) if begin.elapsed() < PORT_PATIENCE => {
                     tokio::time::sleep(PORT_PAUSE).await;
                 }
-                Err(error) => return Err(FleetError::Transport { node: node.clone(), error }),
+                Err(error) => {
+                    return Err(FleetError::Transport {
+                        node: node.clone(),
+                        error,
+                    });
+                }
             }
         };
         self.start_node(at, transport).await?;
-        Ok(self.slots[at].live.clone().expect("it was started just now"))
+        Ok(self.slots[at]
+            .live
+            .clone()
+            .expect("it was started just now"))
     }
 
     /// Cuts a node's power: it is deaf and dumb at once, then the callers on it are gone, then its tasks.
     ///
     /// Returns what ends the tasks, so that the caller can look at the survivors meanwhile.
-    pub(crate) fn cut(&mut self, node: &NodeId) -> Option<impl Future<Output = ()> + Send + 'static> {
+    pub(crate) fn cut(
+        &mut self,
+        node: &NodeId,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let at = self.slot(node);
         let live = self.slots[at].live.take()?;
         live.accepting.store(false, Ordering::SeqCst);
@@ -215,7 +255,10 @@ impl Fleet {
     }
 
     /// A node leaves in order: nobody calls from it any more, what was begun there is finished, then it goes.
-    pub(crate) fn leave(&mut self, node: &NodeId) -> Option<impl Future<Output = ()> + Send + 'static> {
+    pub(crate) fn leave(
+        &mut self,
+        node: &NodeId,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let at = self.slot(node);
         let live = self.slots[at].live.take()?;
         live.accepting.store(false, Ordering::SeqCst);
@@ -240,7 +283,10 @@ impl Fleet {
 
     /// Nodes that run and were not told to leave.
     pub(crate) fn live(&self) -> Vec<Arc<LiveNode>> {
-        self.slots.iter().filter_map(|slot| slot.live.clone()).collect()
+        self.slots
+            .iter()
+            .filter_map(|slot| slot.live.clone())
+            .collect()
     }
 
     /// Where the load and the probes find their callers.
@@ -263,7 +309,9 @@ impl Fleet {
     pub(crate) fn leader(&self) -> Option<NodeId> {
         let live = self.live();
         let leader = live.first()?.cluster.leader()?;
-        let agree = live.iter().all(|node| node.cluster.leader().as_ref() == Some(&leader));
+        let agree = live
+            .iter()
+            .all(|node| node.cluster.leader().as_ref() == Some(&leader));
         (agree && live.iter().any(|node| *node.name() == leader)).then_some(leader)
     }
 
@@ -278,7 +326,8 @@ impl Fleet {
         };
         let names_exactly = map.members().len() == live.len()
             && live.iter().all(|node| {
-                map.member(node.name()).is_some_and(|member| member.instance == *node.instance())
+                map.member(node.name())
+                    .is_some_and(|member| member.instance == *node.instance())
             });
         (map.shards() != 0 && names_exactly && live.iter().all(on_all)).then_some(map)
     }
@@ -286,9 +335,8 @@ impl Fleet {
     /// Whether as many of the live nodes vote as can be expected, so that one of them can be killed.
     pub(crate) fn has_voters(&self) -> bool {
         let live = self.live();
-        let votes = |node: &&Arc<LiveNode>| {
-            matches!(node.cluster.role(), Role::Follower | Role::Leader)
-        };
+        let votes =
+            |node: &&Arc<LiveNode>| matches!(node.cluster.role(), Role::Follower | Role::Leader);
         let expected = live.len().min(funk::builder::DEFAULT_VOTERS);
         live.iter().filter(votes).count() >= expected
     }

@@ -91,7 +91,10 @@ impl Requests {
         let names: Vec<Bytes> = (0..KEYS).map(|key| format!("key-{key}").into()).collect();
         Self {
             callers,
-            shards: names.iter().map(|name| shard_of(name, options.shards)).collect(),
+            shards: names
+                .iter()
+                .map(|name| shard_of(name, options.shards))
+                .collect(),
             names,
             deadline: options.preset.deadline(),
             counts: Counts::new(KEYS),
@@ -162,9 +165,15 @@ impl Requests {
                 self.locked().ambiguous += 1;
             }
             (Outcome::Abandoned, Kind::Get) => self.locked().abandoned += 1,
-            (Outcome::Ambiguous, Kind::Get) => self.note_failure("a get is never ambiguous".to_owned()),
+            (Outcome::Ambiguous, Kind::Get) => {
+                self.note_failure("a get is never ambiguous".to_owned())
+            }
             (Outcome::Failed(reason), _) => {
-                self.note_failure(format!("{kind:?} of shard {} from {}: {reason}", self.shards[key], node.name()));
+                self.note_failure(format!(
+                    "{kind:?} of shard {} from {}: {reason}",
+                    self.shards[key],
+                    node.name()
+                ));
             }
         }
     }
@@ -268,7 +277,11 @@ async fn pace(requests: Arc<Requests>, rate: u32, seed: u64, stop: watch::Receiv
         while sent < due {
             sent += 1;
             let (caller, key) = (rng.random::<u64>(), rng.random_range(0..KEYS));
-            let kind = if rng.random::<bool>() { Kind::Get } else { Kind::Increment };
+            let kind = if rng.random::<bool>() {
+                Kind::Get
+            } else {
+                Kind::Increment
+            };
             let place = places.clone().try_acquire_owned();
             let (Ok(place), Some(node)) = (place, requests.callers.choose(caller)) else {
                 requests.locked().skipped += 1;

@@ -102,7 +102,12 @@ async fn with_fleet(
     let report_of = |fault: &faults::Fault| {
         let stalls = windows.stalls(fault.window, &fault.moved);
         let machine = ticker.longest_within(fault.at, fault.recovered);
-        FaultReport::new(fault, stalls, milliseconds(fault.at.since(begin)), milliseconds(machine))
+        FaultReport::new(
+            fault,
+            stalls,
+            milliseconds(fault.at.since(begin)),
+            milliseconds(machine),
+        )
     };
     let report = Report {
         nodes: options.nodes,

@@ -143,14 +143,21 @@ impl DemoArgs {
         let mut errors = Vec::new();
         let mut need = |holds: bool, argument, value: String, allowed: String| {
             if !holds {
-                errors.push(OptionError { argument, value, allowed });
+                errors.push(OptionError {
+                    argument,
+                    value,
+                    allowed,
+                });
             }
         };
         need(
             (NODES.0..=NODES.1).contains(&self.nodes),
             "--nodes",
             self.nodes.to_string(),
-            format!("{} to {}, so that a quorum is left when one is killed", NODES.0, NODES.1),
+            format!(
+                "{} to {}, so that a quorum is left when one is killed",
+                NODES.0, NODES.1
+            ),
         );
         need(
             (1..=MAX_SHARDS).contains(&self.shards),
@@ -169,7 +176,10 @@ impl DemoArgs {
             (least..=MAX_SECONDS).contains(&self.seconds),
             "--seconds",
             self.seconds.to_string(),
-            format!("{least} to {MAX_SECONDS} with --timing {}: all faults must fit", self.timing.name()),
+            format!(
+                "{least} to {MAX_SECONDS} with --timing {}: all faults must fit",
+                self.timing.name()
+            ),
         );
         if !errors.is_empty() {
             return Err(errors);
@@ -205,17 +215,33 @@ mod tests {
     #[test]
     fn defaults_are_possible_and_a_seed_is_drawn() {
         let options = parse(&[]).unwrap();
-        assert_eq!((options.nodes, options.shards, options.seconds, options.rate), (5, 1_024, 15, 1_000));
+        assert_eq!(
+            (options.nodes, options.shards, options.seconds, options.rate),
+            (5, 1_024, 15, 1_000)
+        );
         assert_eq!((options.seed, options.preset), (42, Preset::Lan));
         assert_eq!(parse(&["--seed", "7"]).unwrap().seed, 7);
     }
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
-        let errors = parse(&["--nodes", "2", "--shards", "0", "--rate", "1", "--seconds", "9"]).unwrap_err();
+        let errors = parse(&[
+            "--nodes",
+            "2",
+            "--shards",
+            "0",
+            "--rate",
+            "1",
+            "--seconds",
+            "9",
+        ])
+        .unwrap_err();
         let arguments: Vec<_> = errors.iter().map(|error| error.argument).collect();
         assert_eq!(arguments, ["--nodes", "--shards", "--rate", "--seconds"]);
-        assert_eq!(errors[0].to_string(), "--nodes 2 is not possible: 3 to 50, so that a quorum is left when one is killed");
+        assert_eq!(
+            errors[0].to_string(),
+            "--nodes 2 is not possible: 3 to 50, so that a quorum is left when one is killed"
+        );
     }
 
     #[test]

@@ -61,7 +61,9 @@ impl Probes {
         for first in 0..LANES.min(chosen.len()) {
             let (probes, seed) = (self.clone(), seed.wrapping_add(first as u64));
             let lane: Vec<ShardId> = chosen[first..].iter().copied().step_by(LANES).collect();
-            lanes.push(tokio::spawn(async move { probes.touch_lane(lane, seed).await }));
+            lanes.push(tokio::spawn(
+                async move { probes.touch_lane(lane, seed).await },
+            ));
         }
         let mut touched = Touched::default();
         for lane in lanes {
@@ -113,7 +115,8 @@ impl Probes {
                 Err(reason) => reason,
             };
             self.requests.windows.note_get(shard, start, now());
-            self.requests.note_failure(format!("probe of shard {shard}: {reason}"));
+            self.requests
+                .note_failure(format!("probe of shard {shard}: {reason}"));
             return None;
         }
     }
@@ -136,7 +139,11 @@ impl Probes {
 }
 
 /// `Ok(None)`: certainly not answered, and worth another try.
-async fn ask(node: &Arc<LiveNode>, shard: ShardId, time_left: Duration) -> Result<Option<Answer>, String> {
+async fn ask(
+    node: &Arc<LiveNode>,
+    shard: ShardId,
+    time_left: Duration,
+) -> Result<Option<Answer>, String> {
     let _in_flight = node.enter();
     let request = Request::shard(shard, GET).idempotent().deadline(time_left);
     let result = tokio::select! {
@@ -147,7 +154,11 @@ async fn ask(node: &Arc<LiveNode>, shard: ShardId, time_left: Duration) -> Resul
     match result {
         Ok(answer) => Ok(Some(answer)),
         Err(_) if node.is_cut() => Ok(None),
-        Err(CallError::Service(refusal)) if Refusal::decode(&refusal) == Some(Refusal::NotExecuted) => Ok(None),
+        Err(CallError::Service(refusal))
+            if Refusal::decode(&refusal) == Some(Refusal::NotExecuted) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -28,7 +28,11 @@ impl Progress {
             bar.set_style(style);
         }
         bar.enable_steady_tick(REDRAW);
-        Self { bar, what: Arc::default(), redraws: None }
+        Self {
+            bar,
+            what: Arc::default(),
+            redraws: None,
+        }
     }
 
     /// What is happening now.

@@ -53,7 +53,11 @@ pub(crate) struct Latency {
 
 impl From<&Histogram> for Latency {
     fn from(latencies: &Histogram) -> Self {
-        Self { p50: latencies.quantile(0.5), p99: latencies.quantile(0.99), max: latencies.max() }
+        Self {
+            p50: latencies.quantile(0.5),
+            p99: latencies.quantile(0.99),
+            max: latencies.max(),
+        }
     }
 }
 
@@ -123,23 +127,41 @@ pub(crate) fn verdict(report: &Report, evidence: &Evidence<'_>) -> Vec<String> {
             wrong.push(text);
         }
     };
-    let Evidence { options, results, broken, unreadable, findings } = evidence;
+    let Evidence {
+        options,
+        results,
+        broken,
+        unreadable,
+        findings,
+    } = evidence;
     let seen = findings.join("; ");
     need(
         report.requests.wrong_owner == 0,
-        format!("wrong_owner is {}, must be 0: {seen}", report.requests.wrong_owner),
+        format!(
+            "wrong_owner is {}, must be 0: {seen}",
+            report.requests.wrong_owner
+        ),
     );
     need(
         report.double_owner_ms == 0.0,
-        format!("double_owner_ms is {}, must be 0: {seen}", report.double_owner_ms),
+        format!(
+            "double_owner_ms is {}, must be 0: {seen}",
+            report.double_owner_ms
+        ),
     );
     need(
         report.lost_increments == 0,
-        format!("lost_increments is {}, must be 0: something acknowledged is gone", report.lost_increments),
+        format!(
+            "lost_increments is {}, must be 0: something acknowledged is gone",
+            report.lost_increments
+        ),
     );
     need(
         report.duplicated_increments == 0,
-        format!("duplicated_increments is {}, must be 0: something was executed twice", report.duplicated_increments),
+        format!(
+            "duplicated_increments is {}, must be 0: something was executed twice",
+            report.duplicated_increments
+        ),
     );
     need(
         report.requests.failed == 0,
@@ -150,17 +172,26 @@ pub(crate) fn verdict(report: &Report, evidence: &Evidence<'_>) -> Vec<String> {
         ),
     );
     if let Some((kind, error)) = broken {
-        need(false, format!("the fault {kind:?} did not take place as it should: {error}"));
+        need(
+            false,
+            format!("the fault {kind:?} did not take place as it should: {error}"),
+        );
     }
     for kind in Kind::SCHEDULE {
         let took_place = report.faults.iter().any(|fault| fault.kind == kind);
         let is_known = broken.is_some();
-        need(took_place || is_known, format!("the fault {kind:?} did not take place"));
+        need(
+            took_place || is_known,
+            format!("the fault {kind:?} did not take place"),
+        );
     }
     for fault in report.faults.iter().filter(|fault| fault.moved > 0) {
         need(
             fault.hits > 0,
-            format!("no request hit a moved shard in {:?}: raise --rate or lower --shards", fault.kind),
+            format!(
+                "no request hit a moved shard in {:?}: raise --rate or lower --shards",
+                fault.kind
+            ),
         );
     }
     let due = ANSWERED_PART * f64::from(options.rate) * options.seconds as f64;
@@ -198,7 +229,11 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn good() -> Report {
-        let latency = Latency { p50: 200, p99: 2_000, max: 300_000 };
+        let latency = Latency {
+            p50: 200,
+            p99: 2_000,
+            max: 300_000,
+        };
         let fault = |kind| FaultReport {
             kind,
             at_ms: 1_000.0,
@@ -215,20 +250,33 @@ pub(super) mod tests {
         Report {
             nodes: 5,
             shards: 1_024,
-            requests: RequestCounts { ok: 14_950, failed: 0, ambiguous: 3, wrong_owner: 0 },
+            requests: RequestCounts {
+                ok: 14_950,
+                failed: 0,
+                ambiguous: 3,
+                wrong_owner: 0,
+            },
             double_owner_ms: 0.0,
             lost_increments: 0,
             duplicated_increments: 0,
             machine_stall_ms: 4.5,
-            latency_us: Latencies { get: latency, increment: latency },
+            latency_us: Latencies {
+                get: latency,
+                increment: latency,
+            },
             faults: Kind::SCHEDULE.into_iter().map(fault).collect(),
         }
     }
 
     fn judge(report: &Report, unreadable: usize) -> Vec<String> {
         let (options, results) = (options(), Results::default());
-        let evidence =
-            Evidence { options: &options, results: &results, broken: None, unreadable, findings: &[] };
+        let evidence = Evidence {
+            options: &options,
+            results: &results,
+            broken: None,
+            unreadable,
+            findings: &[],
+        };
         verdict(report, &evidence)
     }
 
@@ -244,11 +292,20 @@ pub(super) mod tests {
             (|r| r.requests.wrong_owner = 1, "wrong_owner is 1"),
             (|r| r.double_owner_ms = 0.001, "double_owner_ms is 0.001"),
             (|r| r.lost_increments = 2, "lost_increments is 2"),
-            (|r| r.duplicated_increments = 3, "duplicated_increments is 3"),
+            (
+                |r| r.duplicated_increments = 3,
+                "duplicated_increments is 3",
+            ),
             (|r| r.requests.failed = 4, "failed is 4"),
             (|r| drop(r.faults.remove(4)), "StepDown did not take place"),
-            (|r| r.faults[2].hits = 0, "no request hit a moved shard in KillLeader"),
-            (|r| r.requests.ok = 13_499, "ok is 13499, must be at least 13500"),
+            (
+                |r| r.faults[2].hits = 0,
+                "no request hit a moved shard in KillLeader",
+            ),
+            (
+                |r| r.requests.ok = 13_499,
+                "ok is 13499, must be at least 13500",
+            ),
         ];
         for (spoil, expected) in spoilt {
             let mut report = good();
@@ -267,8 +324,13 @@ pub(super) mod tests {
         let broken = (Kind::KillLeader, FaultError::CloseFrame { node, frames: 4 });
         let mut report = good();
         report.faults.truncate(2);
-        let evidence =
-            Evidence { options: &options, results: &results, broken: Some(&broken), unreadable: 0, findings: &[] };
+        let evidence = Evidence {
+            options: &options,
+            results: &results,
+            broken: Some(&broken),
+            unreadable: 0,
+            findings: &[],
+        };
         let wrong = verdict(&report, &evidence);
         assert_eq!(wrong.len(), 1, "{wrong:?}");
         assert!(wrong[0].contains("saw 4 close frames"), "{wrong:?}");
@@ -288,7 +350,10 @@ pub(super) mod tests {
         let top = "nodes shards requests double_owner_ms lost_increments duplicated_increments \
                    machine_stall_ms latency_us faults";
         assert_eq!(keys(&json), sorted(top));
-        assert_eq!(keys(&json["requests"]), sorted("ok failed ambiguous wrong_owner"));
+        assert_eq!(
+            keys(&json["requests"]),
+            sorted("ok failed ambiguous wrong_owner")
+        );
         assert_eq!(keys(&json["latency_us"]), sorted("get increment"));
         assert_eq!(keys(&json["latency_us"]["get"]), sorted("p50 p99 max"));
         let fault = "kind at_ms recovered_ms stall_ms_moved stall_ms_unmoved log_stall_ms moved minimum_moves";

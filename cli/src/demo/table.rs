@@ -39,7 +39,17 @@ fn lines(
     writeln!(
         out,
         "{:<18} {:<5} {:>8} {:>10} {:>8} {:>10} {:>10} {:>8} {:>6} {:>6} {:>8}",
-        "fault", "node", "at", "recovered", "target", "stall", "stall of", "stall of", "moved", "least", "machine"
+        "fault",
+        "node",
+        "at",
+        "recovered",
+        "target",
+        "stall",
+        "stall of",
+        "stall of",
+        "moved",
+        "least",
+        "machine"
     )?;
     writeln!(
         out,
@@ -55,18 +65,58 @@ fn lines(
     let mut line = |what: &str, value: String, target: &str| {
         writeln!(out, "{what:<38} {value:>12}   {target}")
     };
-    line("requests answered", requests.ok.to_string(), &format!("at least {due:.0}"))?;
+    line(
+        "requests answered",
+        requests.ok.to_string(),
+        &format!("at least {due:.0}"),
+    )?;
     line("failed", requests.failed.to_string(), "0")?;
-    line("ambiguous increments", requests.ambiguous.to_string(), "few: those that a kill cut off")?;
-    line("answers of a node that was not owner", requests.wrong_owner.to_string(), "0")?;
-    line("two owners at once, ms", report.double_owner_ms.to_string(), "0")?;
-    line("acknowledged increments lost", report.lost_increments.to_string(), "0")?;
-    line("increments executed twice", report.duplicated_increments.to_string(), "0")?;
-    line("gets whose caller was killed", results.abandoned.to_string(), "(nobody was left to hear the answer)")?;
-    line("sent again, certainly not executed", results.asked_again.to_string(), "")?;
-    line("skipped, too many in flight", results.skipped.to_string(), "")?;
+    line(
+        "ambiguous increments",
+        requests.ambiguous.to_string(),
+        "few: those that a kill cut off",
+    )?;
+    line(
+        "answers of a node that was not owner",
+        requests.wrong_owner.to_string(),
+        "0",
+    )?;
+    line(
+        "two owners at once, ms",
+        report.double_owner_ms.to_string(),
+        "0",
+    )?;
+    line(
+        "acknowledged increments lost",
+        report.lost_increments.to_string(),
+        "0",
+    )?;
+    line(
+        "increments executed twice",
+        report.duplicated_increments.to_string(),
+        "0",
+    )?;
+    line(
+        "gets whose caller was killed",
+        results.abandoned.to_string(),
+        "(nobody was left to hear the answer)",
+    )?;
+    line(
+        "sent again, certainly not executed",
+        results.asked_again.to_string(),
+        "",
+    )?;
+    line(
+        "skipped, too many in flight",
+        results.skipped.to_string(),
+        "",
+    )?;
     line("guards watched", guards.to_string(), "")?;
-    line("longest stall of the machine itself, ms", format!("{:.1}", report.machine_stall_ms), "under 20, or times say little")?;
+    line(
+        "longest stall of the machine itself, ms",
+        format!("{:.1}", report.machine_stall_ms),
+        "under 20, or times say little",
+    )?;
     writeln!(out)?;
     latency(out, "get", report.latency_us.get)?;
     latency(out, "increment", report.latency_us.increment)?;
@@ -82,9 +132,15 @@ fn row(out: &mut String, fault: &FaultReport, options: &Options) -> std::fmt::Re
     };
     let stall = |stall: Option<f64>| stall.map_or("-".to_owned(), |ms| format!("{ms:.1}"));
     let mark = |missed: bool| if missed { "!" } else { "" };
-    let unmoved = fault.stall_ms_unmoved.is_some_and(|ms| ms >= STALL_TARGET_MS);
+    let unmoved = fault
+        .stall_ms_unmoved
+        .is_some_and(|ms| ms >= STALL_TARGET_MS);
     let unmoved = format!("{}{}", stall(fault.stall_ms_unmoved), mark(unmoved));
-    let moved = format!("{}{}", fault.moved, mark(fault.moved != fault.minimum_moves));
+    let moved = format!(
+        "{}{}",
+        fault.moved,
+        mark(fault.moved != fault.minimum_moves)
+    );
     writeln!(
         out,
         "{:<18} {:<5} {:>8.0} {:>10.1} {:>8} {:>10} {:>10} {:>8.1} {:>6} {:>6} {:>8.1}",
@@ -104,7 +160,10 @@ fn row(out: &mut String, fault: &FaultReport, options: &Options) -> std::fmt::Re
 
 fn latency(out: &mut String, what: &str, latency: Latency) -> std::fmt::Result {
     let Latency { p50, p99, max } = latency;
-    writeln!(out, "latency of {what:<10} p50 {p50:>7} us   p99 {p99:>7} us   max {max:>8} us")
+    writeln!(
+        out,
+        "latency of {what:<10} p50 {p50:>7} us   p99 {p99:>7} us   max {max:>8} us"
+    )
 }
 
 #[cfg(test)]
@@ -118,11 +177,17 @@ mod tests {
         report.faults[0].moved = 206;
         report.faults[0].stall_ms_unmoved = Some(21.0);
         let text = table(&report, &options(), &Results::default(), 7);
-        let row = text.lines().find(|line| line.starts_with("kill a node")).unwrap();
+        let row = text
+            .lines()
+            .find(|line| line.starts_with("kill a node"))
+            .unwrap();
         for expected in ["400.5", "<=450", "21.0!", "206!"] {
             assert!(row.contains(expected), "{expected} is not in {row}");
         }
-        let row = text.lines().find(|line| line.starts_with("kill the leader")).unwrap();
+        let row = text
+            .lines()
+            .find(|line| line.starts_with("kill the leader"))
+            .unwrap();
         assert!(row.contains("<=600") && !row.contains('!'), "{row}");
         assert!(text.contains("at least 13500"), "{text}");
     }

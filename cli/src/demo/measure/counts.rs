@@ -64,18 +64,26 @@ impl Counts {
 
     fn check(&self, key: usize, floor: u64, value: u64, ceiling: u64) {
         let key = &self.0[key];
-        key.missing.fetch_max(floor.saturating_sub(value), Ordering::SeqCst);
-        key.surplus.fetch_max(value.saturating_sub(ceiling), Ordering::SeqCst);
+        key.missing
+            .fetch_max(floor.saturating_sub(value), Ordering::SeqCst);
+        key.surplus
+            .fetch_max(value.saturating_sub(ceiling), Ordering::SeqCst);
     }
 
     /// Acknowledged increments that were missing, summed over keys.
     pub(crate) fn lost(&self) -> u64 {
-        self.0.iter().map(|key| key.missing.load(Ordering::SeqCst)).sum()
+        self.0
+            .iter()
+            .map(|key| key.missing.load(Ordering::SeqCst))
+            .sum()
     }
 
     /// Increments too many, summed over keys.
     pub(crate) fn duplicated(&self) -> u64 {
-        self.0.iter().map(|key| key.surplus.load(Ordering::SeqCst)).sum()
+        self.0
+            .iter()
+            .map(|key| key.surplus.load(Ordering::SeqCst))
+            .sum()
     }
 }
 
@@ -120,7 +128,11 @@ mod tests {
         assert_eq!(counts.lost(), 0, "acknowledged after it was sent");
         counts.observed(0, floor, 6);
         counts.observed(0, floor, 6);
-        assert_eq!(counts.lost(), 1, "one increment, however often it was missed");
+        assert_eq!(
+            counts.lost(),
+            1,
+            "one increment, however often it was missed"
+        );
         counts.observed(0, floor, 11);
         assert_eq!(counts.duplicated(), 1);
     }

@@ -17,7 +17,11 @@ pub(crate) struct Histogram {
 impl Default for Histogram {
     fn default() -> Self {
         let buckets = bucket(u64::MAX) + 1;
-        Self { counts: vec![0; buckets].into(), total: 0, max: 0 }
+        Self {
+            counts: vec![0; buckets].into(),
+            total: 0,
+            max: 0,
+        }
     }
 }
 
@@ -90,7 +94,10 @@ mod tests {
         (1..=10_000).for_each(|us| histogram.record(us));
         for (part, exact) in [(0.5, 5_000), (0.99, 9_900), (0.001, 10)] {
             let found = histogram.quantile(part);
-            assert!(found >= exact && found <= exact + exact / 64 + 1, "{part}: {found}");
+            assert!(
+                found >= exact && found <= exact + exact / 64 + 1,
+                "{part}: {found}"
+            );
         }
         assert_eq!((histogram.quantile(1.0), histogram.max()), (10_000, 10_000));
     }

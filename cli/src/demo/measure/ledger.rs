@@ -96,22 +96,51 @@ impl Ledger {
             // A guard that has lapsed by now proves nothing about anybody.
             if lease.valid_until().is_some() {
                 self.compare(&mut record, (id, owner), shard, at);
-                if record.highest.as_ref().is_none_or(|(highest, _)| *highest < epoch) {
+                if record
+                    .highest
+                    .as_ref()
+                    .is_none_or(|(highest, _)| *highest < epoch)
+                {
                     record.highest = Some((epoch, owner.clone()));
                 }
             }
-            record.in_flight.push(InFlight { id, owner: owner.clone(), lease: weak });
+            record.in_flight.push(InFlight {
+                id,
+                owner: owner.clone(),
+                lease: weak,
+            });
         }
-        Held { ledger: self.clone(), id, shard, epoch, owner: owner.clone(), lease }
+        Held {
+            ledger: self.clone(),
+            id,
+            shard,
+            epoch,
+            owner: owner.clone(),
+            lease,
+        }
     }
 
     /// Opens an overlap with every other owner's guard that is valid at this moment.
     fn compare(&self, record: &mut Record, new: (u64, &Instance), shard: ShardId, at: Time) {
         let (id, owner) = new;
-        for other in record.in_flight.iter().filter(|other| other.owner != *owner) {
-            if other.lease.upgrade().is_some_and(|lease| lease.valid_until().is_some()) {
-                record.overlaps.push(Overlap { guards: (other.id, id), since: at });
-                self.find(format!("shard {shard} was held by {} and {owner} at once", other.owner));
+        for other in record
+            .in_flight
+            .iter()
+            .filter(|other| other.owner != *owner)
+        {
+            if other
+                .lease
+                .upgrade()
+                .is_some_and(|lease| lease.valid_until().is_some())
+            {
+                record.overlaps.push(Overlap {
+                    guards: (other.id, id),
+                    since: at,
+                });
+                self.find(format!(
+                    "shard {shard} was held by {} and {owner} at once",
+                    other.owner
+                ));
             }
         }
     }
@@ -130,13 +159,16 @@ impl Ledger {
             ended += at.since(overlap.since).max(Duration::from_nanos(1));
             false
         });
-        self.double_owner_ns.fetch_add(ended.as_nanos() as u64, Ordering::Relaxed);
+        self.double_owner_ns
+            .fetch_add(ended.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Counts an application of a replicated entry whose token is lower than one that was applied before (I3).
     pub(crate) fn applied_out_of_order(&self, shard: ShardId, epoch: Epoch, highest: Epoch) {
         self.wrong_owner.fetch_add(1, Ordering::Relaxed);
-        self.find(format!("shard {shard}: an entry of epoch {epoch} was applied after one of {highest}"));
+        self.find(format!(
+            "shard {shard}: an entry of epoch {epoch} was applied after one of {highest}"
+        ));
     }
 
     /// Time during which two owners held one shard, summed over shards and pairs.
@@ -156,7 +188,10 @@ impl Ledger {
 
     /// The first few violations in words.
     pub(crate) fn findings(&self) -> Vec<String> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.findings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn find(&self, finding: String) {
@@ -167,7 +202,9 @@ impl Ledger {
     }
 
     fn record(&self, shard: ShardId) -> MutexGuard<'_, Record> {
-        self.shards[shard.0 as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard.0 as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -229,14 +266,20 @@ mod tests {
     }
 
     fn run_of(node: &str, boot: u64) -> Instance {
-        Instance { node: NodeId::new(node).unwrap(), boot: BootId(boot) }
+        Instance {
+            node: NodeId::new(node).unwrap(),
+            boot: BootId(boot),
+        }
     }
 
     const SHARD: ShardId = ShardId(3);
 
     fn enter(ledger: &Arc<Ledger>, owner: &Instance, epoch: u64) -> (Held<FakeLease>, FakeLease) {
         let lease = FakeLease::default();
-        (ledger.enter(owner, SHARD, Epoch(epoch), lease.clone()), lease)
+        (
+            ledger.enter(owner, SHARD, Epoch(epoch), lease.clone()),
+            lease,
+        )
     }
 
     #[test]
@@ -245,7 +288,11 @@ mod tests {
         let (first, _) = enter(&ledger, &run_of("a", 1), 5);
         let begin = now();
         let (second, _) = enter(&ledger, &run_of("b", 1), 6);
-        assert_eq!(ledger.double_owner(), Duration::ZERO, "counted when it is over");
+        assert_eq!(
+            ledger.double_owner(),
+            Duration::ZERO,
+            "counted when it is over"
+        );
         while now().since(begin) < Duration::from_millis(2) {
             std::hint::spin_loop();
         }
@@ -254,7 +301,11 @@ mod tests {
         assert!(counted >= Duration::from_millis(1), "{counted:?}");
         assert!(counted <= now().since(begin));
         drop(second);
-        assert_eq!(ledger.double_owner(), counted, "over when the first of them ended");
+        assert_eq!(
+            ledger.double_owner(),
+            counted,
+            "over when the first of them ended"
+        );
         assert_eq!(ledger.findings().len(), 1);
     }
 
@@ -275,7 +326,10 @@ mod tests {
         assert!(first.0.may_answer());
         drop(first);
         assert!(enter(&ledger, &b, 6).0.may_answer());
-        assert_eq!((ledger.double_owner(), ledger.wrong_owner()), (Duration::ZERO, 0));
+        assert_eq!(
+            (ledger.double_owner(), ledger.wrong_owner()),
+            (Duration::ZERO, 0)
+        );
     }
 
     #[test]
@@ -286,7 +340,10 @@ mod tests {
         drop(enter(&ledger, &run_of("b", 1), 6));
         assert!(!stuck.may_answer(), "its answer is not given");
         drop(stuck);
-        assert_eq!((ledger.double_owner(), ledger.wrong_owner()), (Duration::ZERO, 0));
+        assert_eq!(
+            (ledger.double_owner(), ledger.wrong_owner()),
+            (Duration::ZERO, 0)
+        );
     }
 
     #[test]

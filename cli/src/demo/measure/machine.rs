@@ -54,7 +54,10 @@ impl Ticker {
         let shared = Arc::new(Shared::default());
         let for_thread = shared.clone();
         let thread = std::thread::spawn(move || tick(&for_thread));
-        Self { shared, thread: Some(thread) }
+        Self {
+            shared,
+            thread: Some(thread),
+        }
     }
 
     /// The longest time between two ticks so far; a millisecond and a little on a machine with nothing else to do.
@@ -68,7 +71,13 @@ impl Ticker {
     }
 
     fn gaps<T>(&self, look: impl FnOnce(&Gaps) -> T) -> T {
-        look(&self.shared.gaps.lock().unwrap_or_else(PoisonError::into_inner))
+        look(
+            &self
+                .shared
+                .gaps
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }
 

@@ -61,7 +61,13 @@ impl Windows {
     pub(crate) fn open(&self, at: Time) -> WindowId {
         let mut state = self.state();
         let acks = state.last_ack.into_iter().collect();
-        state.windows.push(Window { from: at, to: None, gets: Vec::new(), hits: Vec::new(), acks });
+        state.windows.push(Window {
+            from: at,
+            to: None,
+            gets: Vec::new(),
+            hits: Vec::new(),
+            acks,
+        });
         WindowId(state.windows.len() - 1)
     }
 
@@ -107,19 +113,32 @@ impl Windows {
         let window = &state.windows[window.0];
         let has_moved = |shard: ShardId| moved.get(shard.0 as usize).copied().unwrap_or(false);
         let longest = |which: bool| {
-            let gets = window.gets.iter().filter(|(shard, _)| has_moved(*shard) == which);
+            let gets = window
+                .gets
+                .iter()
+                .filter(|(shard, _)| has_moved(*shard) == which);
             gets.map(|(_, stall)| *stall).max()
         };
         let first = window.acks.first().copied().unwrap_or(window.from);
         let last = window.acks.last().copied().unwrap_or(window.from);
         let end = window.to.map_or(last, |to| to.max(last));
         let times = window.acks.iter().copied();
-        let gaps = times.clone().zip(times.skip(1).chain([end])).map(|(a, b)| b.since(a));
+        let gaps = times
+            .clone()
+            .zip(times.skip(1).chain([end]))
+            .map(|(a, b)| b.since(a));
         Stalls {
             moved: longest(true),
             unmoved: longest(false),
-            log: gaps.chain([first.since(window.from), end.since(last)]).max().unwrap_or_default(),
-            hits: window.hits.iter().filter(|shard| has_moved(**shard)).count() as u64,
+            log: gaps
+                .chain([first.since(window.from), end.since(last)])
+                .max()
+                .unwrap_or_default(),
+            hits: window
+                .hits
+                .iter()
+                .filter(|shard| has_moved(**shard))
+                .count() as u64,
         }
     }
 
@@ -152,7 +171,11 @@ mod tests {
         windows.note_get(ShardId(1), at(201), at(900));
         let stalls = windows.stalls(window, &[true, false]);
         assert_eq!(stalls.moved, Some(ms(30)));
-        assert_eq!(stalls.unmoved, Some(ms(41)), "sent before the end, answered after it");
+        assert_eq!(
+            stalls.unmoved,
+            Some(ms(41)),
+            "sent before the end, answered after it"
+        );
     }
 
     #[test]
@@ -169,7 +192,10 @@ mod tests {
         let window = windows.open(at(100));
         windows.note_get(ShardId(0), at(101), at(102));
         let stalls = windows.stalls(window, &[false]);
-        assert_eq!((stalls.moved, stalls.unmoved, stalls.hits), (None, Some(ms(1)), 0));
+        assert_eq!(
+            (stalls.moved, stalls.unmoved, stalls.hits),
+            (None, Some(ms(1)), 0)
+        );
     }
 
     #[test]
@@ -190,9 +216,17 @@ mod tests {
         let window = windows.open(at(100));
         windows.note_ack(at(130));
         windows.close(window, at(140));
-        assert_eq!(windows.stalls(window, &[]).log, ms(70), "from the last one before");
+        assert_eq!(
+            windows.stalls(window, &[]).log,
+            ms(70),
+            "from the last one before"
+        );
         windows.note_ack(at(230));
-        assert_eq!(windows.stalls(window, &[]).log, ms(100), "to the first one after");
+        assert_eq!(
+            windows.stalls(window, &[]).log,
+            ms(100),
+            "to the first one after"
+        );
         windows.note_ack(at(990));
         assert_eq!(windows.stalls(window, &[]).log, ms(100), "and not beyond");
     }
