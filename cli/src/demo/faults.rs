@@ -60,10 +60,6 @@ impl Kind {
     fn is_kill(self) -> bool {
         matches!(self, Self::KillNode | Self::KillLeader)
     }
-
-    fn is_start(self) -> bool {
-        matches!(self, Self::RestartNode | Self::RestartLeader | Self::Return)
-    }
 }
 
 impl fmt::Display for Kind {
@@ -83,8 +79,6 @@ impl fmt::Display for Kind {
 /// Why a fault did not take place, or was not over in time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FaultError {
-    #[error("all nodes did not agree on a leader that is alive within {0:?}")]
-    NoLeader(Duration),
     #[error("the cluster was not ready for it within {0:?}: one map, one leader, enough voters")]
     NotReady(Duration),
     #[error("{node} did not end within {patience:?}")]
@@ -174,11 +168,15 @@ fn changed_owner<'a>(
 }
 
 impl Faults<'_> {
-    /// Waits until the cluster is as a fault should find it: one map, one leader, enough voters.
-    pub(crate) async fn ready(&self) -> Result<(), FaultError> {
+    /// Waits until the cluster is as a fault should find it, with one map, one leader and enough voters. Who leads.
+    pub(crate) async fn ready(&self) -> Result<NodeId, FaultError> {
         let patience = self.preset.patience();
         let wait = async {
-            while self.fleet.settled_map().is_none() || !self.fleet.has_voters() {
+            loop {
+                let settled = self.fleet.settled_map().is_some() && self.fleet.has_voters();
+                if let Some(leader) = self.fleet.leader().filter(|_| settled) {
+                    return leader;
+                }
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -217,17 +215,13 @@ impl Faults<'_> {
         former: Option<NodeId>,
         rng: &mut ChaCha8Rng,
     ) -> Result<Fault, FaultError> {
-        if !kind.is_start() {
-            self.ready().await?;
-        }
-        let leader = self
-            .fleet
-            .leader()
-            .ok_or(FaultError::NoLeader(Duration::ZERO))?;
         let victim = match (kind, former) {
-            (Kind::KillLeader | Kind::StepDown, _) => leader,
             (Kind::RestartNode | Kind::RestartLeader | Kind::Return, Some(former)) => former,
-            _ => self.choose(&leader, rng),
+            (Kind::KillLeader | Kind::StepDown, _) => self.ready().await?,
+            _ => {
+                let leader = self.ready().await?;
+                self.choose(&leader, rng)
+            }
         };
         let others = self
             .fleet
