@@ -27,10 +27,12 @@ impl Storage {
         Self(Arc::default())
     }
 
-    /// The store as it is; made, with a random id, at the first look.
+    /// The store as it is. As long as no log was begun in it, every look gives it another random id: what an earlier
+    /// run promised under the old one binds nobody (rule B2).
     pub(crate) fn open(&self, environment: &Environment) -> (StoreId, Stores) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || (StoreId(environment.next_seed()), Stores::in_memory());
+        slot.take_if(|(_, stores)| stores.origin().is_none());
         slot.get_or_insert_with(fresh).clone()
     }
 

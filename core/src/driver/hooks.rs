@@ -1,6 +1,6 @@
 //! Shards on their way in and out: guards run out, `release` and `acquire` hooks run, the engine is told.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,10 @@ pub(super) struct Hooks {
     stages: BTreeMap<ShardId, (Epoch, Stage)>,
     to_acquire: Vec<(ShardId, Epoch)>,
     to_release: Vec<(ShardId, Epoch)>,
-    inputs: VecDeque<Input>,
+    /// What the engine must be told.
+    drained: Vec<(ShardId, Epoch)>,
+    acquired: Vec<(ShardId, Epoch)>,
+    failed: Vec<(ShardId, Epoch)>,
     acquire_timeout: Duration,
 }
 
@@ -55,7 +58,9 @@ impl Hooks {
             stages: BTreeMap::new(),
             to_acquire: Vec::new(),
             to_release: Vec::new(),
-            inputs: VecDeque::new(),
+            drained: Vec::new(),
+            acquired: Vec::new(),
+            failed: Vec::new(),
             acquire_timeout,
         }
     }
@@ -93,7 +98,7 @@ impl Hooks {
                     table.close(shard);
                 }
                 // `acquire` has failed and waits to be tried again: nothing is held.
-                None => self.inputs.push_back(Input::Drained { shard, epoch }),
+                None => self.drained.push((shard, epoch)),
                 Some((_, stage)) => {
                     debug_assert!(false, "shard {shard} is {stage:?} and closed again")
                 }
@@ -148,10 +153,10 @@ impl Hooks {
                 }
             }
             HookEnded::Released { shards } => {
-                for (shard, epoch) in shards {
-                    self.stages.remove(&shard);
-                    self.inputs.push_back(Input::Drained { shard, epoch });
+                for (shard, _) in &shards {
+                    self.stages.remove(shard);
                 }
+                self.drained.extend(shards);
             }
         }
     }
@@ -162,25 +167,37 @@ impl Hooks {
         };
         let in_vain = *stage == Stage::AcquiringInVain;
         match (ok, in_vain) {
-            (true, false) => *stage = Stage::Held,
+            (true, false) => {
+                *stage = Stage::Held;
+                self.acquired.push((shard, epoch));
+            }
             (true, true) => {
                 *stage = Stage::Releasing;
                 self.to_release.push((shard, epoch));
             }
-            (false, _) => {
+            (false, true) => {
                 self.stages.remove(&shard);
+                self.drained.push((shard, epoch));
+            }
+            (false, false) => {
+                self.stages.remove(&shard);
+                self.failed.push((shard, epoch));
             }
         }
-        self.inputs.push_back(match (ok, in_vain) {
-            (true, true) => return,
-            (false, true) => Input::Drained { shard, epoch },
-            (ok, false) => Input::Acquired { shard, epoch, ok },
-        });
     }
 
     /// What the engine must be told.
     pub(super) fn poll_input(&mut self) -> Option<Input> {
-        self.inputs.pop_front()
+        if !self.drained.is_empty() {
+            return Some(Input::Drained(std::mem::take(&mut self.drained)));
+        }
+        if self.acquired.is_empty() && self.failed.is_empty() {
+            return None;
+        }
+        Some(Input::Acquired {
+            shards: std::mem::take(&mut self.acquired),
+            failed: std::mem::take(&mut self.failed),
+        })
     }
 
     /// Hooks that are due: releases first, since somebody else waits for those shards.

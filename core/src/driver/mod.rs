@@ -81,6 +81,8 @@ enum Wake {
 
 impl Driver {
     async fn run(mut self, mut sources: Sources) {
+        let found = self.raft.as_ref().and_then(|raft| raft.device.found());
+        self.handle(found.unwrap_or(Input::Tick));
         self.carry_out().await;
         loop {
             let wake = self.wait(&mut sources).await;

@@ -58,20 +58,13 @@ pub enum Input {
     /// Clock and suspend-counting clock parted: the machine slept. Leases are dropped.
     ClockJumped,
     /// All guards of a closed shard are gone and its hooks have ended: answer to [`Output::Close`].
-    Drained {
-        /// The shard.
-        shard: ShardId,
-        /// Its token.
-        epoch: Epoch,
-    },
-    /// The `acquire` hook ended: answer to [`Output::Acquire`].
+    Drained(Vec<(ShardId, Epoch)>),
+    /// The `acquire` hooks of these have ended: answer to [`Output::Acquire`].
     Acquired {
-        /// The shard.
-        shard: ShardId,
-        /// Its token.
-        epoch: Epoch,
-        /// Whether it may be served.
-        ok: bool,
+        /// They may be served.
+        shards: Vec<(ShardId, Epoch)>,
+        /// They may not: the hook is to be run again, later.
+        failed: Vec<(ShardId, Epoch)>,
     },
     /// Answer to [`Output::PullTags`]; `None`: it failed, the engine tries again.
     TagsPulled {
@@ -86,7 +79,8 @@ pub enum Input {
     Initialised {
         /// The cluster it belongs to.
         cluster: ClusterId,
-        /// Whether it holds nothing but this node's own initialisation.
+        /// Whether it holds nothing but an initialisation: the first membership and blank entries. It is told again
+        /// when that changes; in doubt `false`. A store that holds a log is reported before any other input.
         only_own: bool,
     },
     /// The node's store was replaced by an empty one (after [`Output::AbandonLog`]).
@@ -191,7 +185,8 @@ pub enum Output {
     },
     /// Raft messages of this cluster are acceptable from now on (and of no other).
     Accept(ClusterId),
-    /// Throw the log away and begin with an empty store; answer with [`Input::StoreReplaced`].
+    /// Throw the log away, which is empty or holds nothing but an initialisation, and begin with an empty store of
+    /// a new id; answer with [`Input::StoreReplaced`].
     AbandonLog,
     /// Append to the log if this node leads in exactly `term`: fire and observe.
     Propose {

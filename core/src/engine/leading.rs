@@ -13,7 +13,7 @@ use super::raft_members;
 use super::replicated::Pending;
 use super::shard_map::{Assignment, ShardMap};
 use super::steer::steer;
-use crate::ids::{Instance, LogIndex, MemberKind, NodeId, PeerAddr, ShardId, Term};
+use crate::ids::{ClusterId, Instance, LogIndex, MemberKind, NodeId, PeerAddr, ShardId, Term};
 use crate::log_message::LogMessage;
 use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
@@ -31,6 +31,7 @@ pub(super) struct Context<'a> {
     pub(super) now: Time,
     pub(super) timing: &'a Timing,
     pub(super) me: &'a Instance,
+    pub(super) cluster: Option<ClusterId>,
     /// Whether this node itself may own shards: it is not leaving.
     pub(super) may_own: bool,
     /// Shards of a new cluster.
@@ -422,7 +423,9 @@ impl Leading {
         let dismissed = in_raft.is_none()
             && !names(cx.committed, node)
             && !cx.pending.is_some_and(|p| names(&p.map, node));
+        let Some(cluster) = cx.cluster else { return };
         let message = Message::Ping(Ping {
+            cluster,
             term: self.term,
             boot: instance.boot,
             grant,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::BootstrapMessage;
-use crate::ids::{BootId, LogIndex, ShardId, Term};
+use crate::ids::{BootId, ClusterId, LogIndex, ShardId, Term};
 use crate::time::Time;
 
 /// One datagram of the protocol. Lossy: every message is repeated until its effect is seen.
@@ -23,6 +23,8 @@ pub enum Message {
 /// From a ready leader, every ping interval (rule L1).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ping {
+    /// The leader's cluster: another cluster of the same name is not listened to.
+    pub cluster: ClusterId,
     /// The leader's term.
     pub term: Term,
     /// The run that is meant; another run of the same name ignores the ping's grant.
@@ -45,6 +47,8 @@ pub struct Grant {
 /// Answer to a ping; also sent unasked when a drain ends, because it carries the acknowledgement (rule S2).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pong {
+    /// The sender's cluster.
+    pub cluster: ClusterId,
     /// The sender's run.
     pub boot: BootId,
     /// The sender's lease clock when it sent this.

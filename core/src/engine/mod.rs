@@ -135,7 +135,7 @@ impl Engine {
             now,
         );
         let bootstrap = Bootstrap::new(lifecycle::bootstrap_config(&config), rng, now);
-        let mut engine = Self {
+        Self {
             now,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -160,9 +160,7 @@ impl Engine {
             routes_changed: true,
             shown_lease: LeaseView::default(),
             config,
-        };
-        engine.membership.join(now, &engine.config.seeds);
-        engine
+        }
     }
 
     /// Takes one input in and does all that follows from it. `now` never goes back.
@@ -310,11 +308,11 @@ impl Engine {
                 .iter_mut()
                 .for_each(Leading::handle_members_changed),
             Input::ClockJumped => self.handle_clock_jump(),
-            Input::Drained { shard, epoch } => {
-                let steps = self.serving.drained(shard, epoch);
+            Input::Drained(shards) => {
+                let steps = self.serving.drained(&shards);
                 self.take_steps(steps);
             }
-            Input::Acquired { shard, epoch, ok } => self.handle_acquired(shard, epoch, ok),
+            Input::Acquired { shards, failed } => self.handle_acquired(&shards, &failed),
             Input::TagsPulled {
                 from,
                 version,
@@ -331,6 +329,10 @@ impl Engine {
 
     /// Everything that follows from the state as it is now, in an order in which each step sees the ones before.
     fn follow_up(&mut self) {
+        if self.state == NodeState::Starting && !self.leaving {
+            // Not before the first input, which may say what cluster the node belongs to: that is told when it joins.
+            self.membership.join(self.now, &self.config.seeds);
+        }
         self.membership.handle_timeout(self.now);
         self.drain_membership();
         self.drive_bootstrap();
@@ -361,6 +363,9 @@ impl Engine {
 
     /// Rule L1, the holder's side.
     fn handle_ping(&mut self, from: &Peer, ping: Ping) {
+        if self.cluster != Some(ping.cluster) {
+            return self.counters.add("pings of another cluster");
+        }
         if self.config.kind == MemberKind::NonMember {
             return;
         }
@@ -385,6 +390,9 @@ impl Engine {
     }
 
     fn handle_pong(&mut self, from: &Peer, pong: &Pong) {
+        if self.cluster != Some(pong.cluster) {
+            return self.counters.add("pongs of another cluster");
+        }
         self.see_term(pong.term);
         if from.instance.boot != pong.boot {
             return self.counters.add("pongs of another run");
@@ -393,7 +401,9 @@ impl Engine {
     }
 
     fn send_pong(&mut self, to: PeerAddr) {
+        let Some(cluster) = self.cluster else { return };
         let pong = Pong {
+            cluster,
             boot: self.config.instance.boot,
             stamp: self.now,
             term: self.newest_term,
@@ -583,12 +593,12 @@ impl Engine {
         }
     }
 
-    fn handle_acquired(&mut self, shard: ShardId, epoch: Epoch, ok: bool) {
-        if !ok {
+    fn handle_acquired(&mut self, shards: &[(ShardId, Epoch)], failed: &[(ShardId, Epoch)]) {
+        for &(shard, epoch) in failed {
             self.counters.add("acquire hooks failed");
             self.emit(Event::AcquireFailed { shard, epoch });
         }
-        let steps = self.serving.acquired(self.now, shard, epoch, ok);
+        let steps = self.serving.acquired(self.now, shards, failed);
         self.take_steps(steps);
     }
 
@@ -633,6 +643,7 @@ impl Engine {
             now: self.now,
             timing: &self.config.timing,
             me: &self.config.instance,
+            cluster: self.cluster,
             may_own: !self.leaving,
             shards: self.config.shards,
             voters: self.config.voters,

@@ -86,45 +86,54 @@ impl Serving {
         steps
     }
 
-    /// The `acquire` hook ended. The re-check of rule S3 is that the slot still stands as acquiring.
-    pub(super) fn acquired(&mut self, now: Time, shard: ShardId, epoch: Epoch, ok: bool) -> Steps {
+    /// `acquire` hooks have ended. The re-check of rule S3 is that the slot still stands as acquiring.
+    pub(super) fn acquired(
+        &mut self,
+        now: Time,
+        shards: &[(ShardId, Epoch)],
+        failed: &[(ShardId, Epoch)],
+    ) -> Steps {
         let mut steps = Steps::default();
-        let Some(slot) = self.slots.get_mut(&shard) else {
-            return steps;
-        };
-        if slot.epoch != epoch || slot.stage != Stage::Acquiring {
-            return steps;
+        for &(shard, epoch) in shards {
+            if let Some(slot) = self.acquiring(shard, epoch) {
+                slot.stage = Stage::Open;
+                steps.open.push((shard, epoch));
+            }
         }
-        if ok {
-            slot.stage = Stage::Open;
-            steps.open.push((shard, epoch));
-        } else {
-            slot.failures += 1;
-            let wait = ACQUIRE_BACKOFF * 2u32.saturating_pow(slot.failures.min(16) - 1);
-            slot.stage = Stage::Waiting(now + wait.min(ACQUIRE_BACKOFF_MAX));
+        for &(shard, epoch) in failed {
+            if let Some(slot) = self.acquiring(shard, epoch) {
+                slot.failures += 1;
+                let wait = ACQUIRE_BACKOFF * 2u32.saturating_pow(slot.failures.min(16) - 1);
+                slot.stage = Stage::Waiting(now + wait.min(ACQUIRE_BACKOFF_MAX));
+            }
         }
         steps
     }
 
-    /// The last guard is gone and the hooks have ended.
-    pub(super) fn drained(&mut self, shard: ShardId, epoch: Epoch) -> Steps {
+    fn acquiring(&mut self, shard: ShardId, epoch: Epoch) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(&shard);
+        slot.filter(|slot| slot.epoch == epoch && slot.stage == Stage::Acquiring)
+    }
+
+    /// The last guards are gone and the hooks have ended.
+    pub(super) fn drained(&mut self, shards: &[(ShardId, Epoch)]) -> Steps {
         let mut steps = Steps::default();
-        match self.slots.get(&shard) {
-            Some(slot) if slot.epoch == epoch && slot.stage == Stage::Draining => {
-                self.slots.remove(&shard)
-            }
-            _ => return steps,
-        };
-        if let Some(&epoch) = self.desired.get(&shard) {
-            self.slots.insert(
-                shard,
-                Slot {
+        for &(shard, epoch) in shards {
+            match self.slots.get(&shard) {
+                Some(slot) if slot.epoch == epoch && slot.stage == Stage::Draining => {
+                    self.slots.remove(&shard)
+                }
+                _ => continue,
+            };
+            if let Some(&epoch) = self.desired.get(&shard) {
+                let slot = Slot {
                     epoch,
                     stage: Stage::Acquiring,
                     failures: 0,
-                },
-            );
-            steps.acquire.push((shard, epoch));
+                };
+                self.slots.insert(shard, slot);
+                steps.acquire.push((shard, epoch));
+            }
         }
         steps
     }

@@ -113,7 +113,10 @@ impl Device {
         };
         let device = self.clone();
         self.environment.spawn(async move {
-            device.carry_out(plan).await;
+            if !device.carry_out(plan).await {
+                // Just elected, or about to be deposed: not at once again.
+                device.environment.sleep(device.timing.heartbeat).await;
+            }
             device.changing.store(false, Ordering::SeqCst);
         });
     }

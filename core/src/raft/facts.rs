@@ -55,7 +55,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use super::Device;
 use super::types::{Fatal, Metrics, StoredMembership};
 use crate::engine::{Input, Leadership, RaftMembers};
-use crate::ids::{LogIndex, RaftId, Term};
+use crate::ids::{ClusterId, LogIndex, RaftId, Term};
 use crate::time::Time;
 
 /// What the engine was told last.
@@ -87,6 +87,13 @@ pub(super) async fn run(device: Arc<Device>) {
     }
 }
 
+/// The cluster of the log, and whether it holds nothing but this node's own initialisation; `None`: it is empty.
+pub(super) fn initialised(device: &Device, seen: &Metrics) -> Option<(ClusterId, bool)> {
+    let (last, cluster) = (seen.last_log_index?, device.gate.cluster()?);
+    let only_own = device.gate.is_own() && last == 0 && seen.current_leader.is_none();
+    Some((cluster, only_own))
+}
+
 impl Told {
     async fn tell(&mut self, device: &Arc<Device>, seen: &Metrics) {
         let now = device.environment.now();
@@ -105,10 +112,9 @@ impl Told {
 
     /// The first entry came, from this node itself or from a leader; or more than the own initialisation.
     fn tell_initialised(&mut self, device: &Device, seen: &Metrics) {
-        let (Some(last), Some(cluster)) = (seen.last_log_index, device.gate.cluster()) else {
+        let Some((cluster, only_own)) = initialised(device, seen) else {
             return;
         };
-        let only_own = device.gate.is_own() && last == 0 && seen.current_leader.is_none();
         // Once there is more it never becomes less.
         if self.only_own.is_none() || (self.only_own == Some(true) && !only_own) {
             self.only_own = Some(only_own);

@@ -66,7 +66,7 @@ impl Stores {
     }
 
     /// The cluster that the log belongs to; `None` while the log is empty.
-    pub(super) fn origin(&self) -> Option<Origin> {
+    pub(crate) fn origin(&self) -> Option<Origin> {
         let kept = self.kept();
         kept.last().and(kept.origin)
     }

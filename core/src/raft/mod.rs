@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
@@ -200,6 +201,13 @@ impl RaftDevice {
         Ok(Self(device))
     }
 
+    /// What the engine must know before it says anything: the cluster of a log that was found in the store.
+    pub(crate) fn found(&self) -> Option<Input> {
+        let seen = self.0.raft.metrics().borrow_watched().clone();
+        let (cluster, only_own) = facts::initialised(&self.0, &seen)?;
+        Some(Input::Initialised { cluster, only_own })
+    }
+
     /// Appends an entry of the protocol, if this node leads in exactly `term` (rule P1). Its outcome is seen in
     /// what is applied, or not at all.
     pub(crate) fn propose(&self, term: Term, message: LogMessage) {
@@ -293,11 +301,16 @@ impl RaftDevice {
         let device = self.0.clone();
         self.0.environment.spawn(async move {
             let done = device.change_members(change).await;
+            if !done {
+                // Whoever asks again at once must not spin.
+                device.environment.sleep(device.timing.heartbeat).await;
+            }
             device.tell(Input::MembersChanged { done });
         });
     }
 
-    /// Hands leadership to another voter. Without effect if this node does not lead or `to` is no voter.
+    /// Hands leadership to another voter. Without effect if this node does not lead, or `to` is no voter that answered
+    /// a heartbeat within the shortest election timeout.
     pub(crate) fn transfer_leadership(&self, to: RaftId) {
         let device = self.0.clone();
         self.0
@@ -385,6 +398,7 @@ impl Device {
         let deadline = self.environment.now() + self.timing.election_max;
         let mut metrics = self.raft.metrics();
         loop {
+            let refused_at = metrics.borrow_and_update().last_quorum_acked;
             let (responder, outcome) = ProgressResponder::complete_only();
             let mut write = self.raft.write(entry.clone()).responder(responder);
             if let Some(term) = term {
@@ -406,18 +420,31 @@ impl Device {
                 let leader = forward.leader_id.filter(|leader| *leader != self.me);
                 return Err(AppendError::NotLeader(leader.map(|leader| leader.node)));
             }
-            let _ = self.environment.timeout(left, metrics.changed()).await;
+            let acked = async {
+                while metrics.changed().await.is_ok() {
+                    let seen = metrics.borrow_and_update();
+                    if seen.last_quorum_acked != refused_at || seen.state != ServerState::Leader {
+                        return;
+                    }
+                }
+            };
+            let _ = self.environment.timeout(left, acked).await;
         }
     }
 
     async fn transfer_leadership(&self, to: RaftId) {
-        let is_voter = {
+        let fit = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            metrics.membership_config.voter_ids().any(|id| id == to)
+            let is_voter = metrics.membership_config.voter_ids().any(|id| id == to);
+            let answered = metrics.heartbeat.as_ref().and_then(|acks| *acks.get(&to)?);
+            let lately = self.environment.now() - self.timing.election_min;
+            is_voter && answered.is_some_and(|at| at.into_inner().0 >= lately)
         };
         // Openraft does not look, and a leader that has begun to hand over never leads again in its term.
-        if is_voter && to != self.me && self.raft.trigger().transfer_leader(to).await.is_err() {
+        if !fit || to == self.me {
+            tracing::info!(%to, "no voter that answers: leadership stays");
+        } else if self.raft.trigger().transfer_leader(to).await.is_err() {
             tracing::debug!("raft has stopped: leadership not transferred");
         }
     }

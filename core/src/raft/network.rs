@@ -100,6 +100,7 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Waits for at most `ttl`, and longer the longer the request is: a slow link is no dead one.
     async fn call(&self, call: Call, action: RPCTypes, ttl: Duration) -> Result<Reply, RpcError> {
         let Some(cluster) = self.network.gate.cluster() else {
             return Err(unreachable("this node belongs to no cluster"));
@@ -114,7 +115,9 @@ impl Client {
             node: Some(self.target.node.clone()),
             addr: self.network.addresses.of(&self.target).unwrap_or(self.addr),
         };
-        let answer = self.network.peers.call(to, request.encode(), ttl);
+        let request = request.encode();
+        let ttl = ttl + Duration::from_micros(request.len() as u64 * 1_000_000 / SLOWEST_LINK);
+        let answer = self.network.peers.call(to, request, ttl);
         let answer = Environment::current().timeout(ttl, answer).await;
         let reply = match answer.unwrap_or(Err(RpcFailure::TimedOut)) {
             Ok(bytes) => Reply::decode(&bytes),
@@ -134,12 +137,6 @@ impl Client {
             Ok(reply) => Ok(reply),
             Err(error) => Err(unreachable(format!("the answer is no reply: {error:?}"))),
         }
-    }
-
-    /// For requests whose size is not negligible: a slow link is no dead one.
-    fn patient(&self, bytes: usize) -> Duration {
-        let transfer = Duration::from_micros(bytes as u64 * 1_000_000 / SLOWEST_LINK);
-        self.network.timing.election_max + transfer
     }
 }
 
@@ -166,7 +163,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         let ttl = if heartbeat {
             option.soft_ttl()
         } else {
-            self.patient(super::log_store::MAX_APPEND_BYTES)
+            // No timer of openraft's hangs on these; heartbeats have a client of their own.
+            self.network.timing.election_max
         };
         match self
             .call(Call::Append(request), RPCTypes::AppendEntries, ttl)
@@ -266,7 +264,7 @@ impl Client {
                 total,
                 bytes: bytes.slice(offset..end),
             };
-            let ttl = option.soft_ttl() + self.patient(end - offset);
+            let ttl = option.soft_ttl();
             let reply = self
                 .call(Call::Snapshot(chunk), RPCTypes::InstallSnapshot, ttl)
                 .await?;

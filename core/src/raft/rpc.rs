@@ -132,3 +132,108 @@ impl Reply {
         decode(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{NodeId, StoreId};
+    use proptest::prelude::*;
+
+    fn id(n: u64) -> RaftId {
+        RaftId {
+            node: NodeId::new(&format!("n{n}")).unwrap(),
+            store: StoreId(n),
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn log_id(term: u64, index: u64) -> super::super::types::LogId {
+        openraft::LogId {
+            leader_id: openraft::vote::leader_id_std::CommittedLeaderId::new(term),
+            index,
+        }
+    }
+
+    fn requests() -> [(Call, &'static str); 3] {
+        let vote = Vote::new(3, id(1));
+        let heartbeat = AppendEntriesRequest {
+            vote: Vote::new_committed(3, id(1)),
+            prev_log_id: Some(log_id(2, 300)),
+            entries: vec![],
+            leader_commit: None,
+        };
+        let chunk = SnapshotChunk {
+            vote: Vote::new_committed(3, id(1)),
+            meta: SnapshotMeta::default(),
+            offset: 1,
+            total: 3,
+            bytes: Bytes::from_static(&[0xaa, 0xbb]),
+        };
+        [
+            (
+                Call::Vote(VoteRequest::new(vote, None)),
+                "0107026e3101026e3202010301026e3101000000",
+            ),
+            (
+                Call::Append(heartbeat),
+                "0107026e3101026e3202000301026e3101010102ac020000",
+            ),
+            (
+                Call::Snapshot(chunk),
+                "0107026e3101026e3202040301026e3101010000000000010302aabb",
+            ),
+        ]
+    }
+
+    fn request(call: Call) -> Request {
+        Request {
+            cluster: ClusterId(7),
+            from: id(1),
+            to: id(2),
+            call,
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        for (call, golden) in requests() {
+            let request = request(call);
+            assert_eq!(hex(&request.encode()), golden, "{request:?}");
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+        let reply = Reply::Append(AppendEntriesResponse::Conflict);
+        assert_eq!(hex(&reply.encode()), "010002");
+        assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_apart() {
+        let bytes = request(requests()[0].0.clone()).encode();
+        for cut in 0..bytes.len() {
+            assert_eq!(
+                Request::decode(&bytes[..cut]),
+                Err(RpcDecodeError::Malformed),
+                "{cut}"
+            );
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(Request::decode(&longer), Err(RpcDecodeError::Malformed));
+        longer[0] = 2;
+        assert_eq!(Request::decode(&longer), Err(RpcDecodeError::OtherVersion));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_are_errors_or_come_back(mut bytes in prop::collection::vec(any::<u8>(), 0..96), own in any::<bool>()) {
+            if own && !bytes.is_empty() { bytes[0] = RPC_VERSION; }
+            if let Ok(request) = Request::decode(&bytes) {
+                prop_assert_eq!(Request::decode(&request.encode()), Ok(request));
+            }
+            let _ = Reply::decode(&bytes);
+        }
+    }
+}

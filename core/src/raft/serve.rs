@@ -77,6 +77,7 @@ impl Device {
                     .map_err(|_| Refusal::Stopped)?;
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     self.note_heard(term);
+                    self.forget_older_snapshot(term);
                 }
                 Ok(Reply::Append(response))
             }
@@ -132,6 +133,17 @@ impl Device {
                 self.note_failure(error.to_string());
                 Err(Refusal::Stopped)
             }
+        }
+    }
+
+    /// The transfer of a leader that was deposed will not go on.
+    fn forget_older_snapshot(&self, term: Term) {
+        let mut incoming = self.incoming();
+        if incoming
+            .as_ref()
+            .is_some_and(|held| held.vote.leader_id.term < term.0)
+        {
+            *incoming = None;
         }
     }
 

@@ -16,7 +16,7 @@ use super::types::{
 };
 use crate::engine::Input;
 use crate::engine::replicated::{Change, Replicated};
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, LogIndex, Term};
 use crate::log_message::LogMessage;
 use crate::state::{Applied, ReplicatedState};
 
@@ -47,6 +47,38 @@ struct State {
     membership: StoredMembership,
     replicated: Replicated,
     application: Box<dyn ReplicatedState>,
+}
+
+impl State {
+    /// What the entry does to the maps decides whether the application sees it.
+    fn apply(&mut self, index: LogIndex, term: Term, message: &LogMessage) -> (Change, Response) {
+        let change = self.replicated.apply(index, term, message);
+        let response = match (message, &change) {
+            (
+                LogMessage::App {
+                    shard,
+                    epoch,
+                    bytes,
+                },
+                Change::App(Ok(())),
+            ) => {
+                let applied = Applied {
+                    index,
+                    shard: *shard,
+                    epoch: *epoch,
+                    bytes,
+                };
+                Response::Applied(self.application.apply(applied))
+            }
+            (_, Change::App(Err(stale))) => Response::Refused {
+                shard: stale.shard,
+                given: stale.given,
+                current: stale.current,
+            },
+            _ => Response::None,
+        };
+        (change, response)
+    }
 }
 
 impl StateMachine {
@@ -82,30 +114,10 @@ impl StateMachine {
                 format!("entry {} of the log cannot be applied: {error}", id.index),
             )
         })?;
-        let mut state = self.state();
         let index = index_of(id);
-        let change = state.replicated.apply(index, term_of(id), &message);
-        let response = match (&message, &change) {
-            (
-                LogMessage::App {
-                    shard,
-                    epoch,
-                    bytes,
-                },
-                Change::App(Ok(())),
-            ) => Response::Applied(state.application.apply(Applied {
-                index,
-                shard: *shard,
-                epoch: *epoch,
-                bytes,
-            })),
-            (_, Change::App(Err(stale))) => Response::Refused {
-                shard: stale.shard,
-                given: stale.given,
-                current: stale.current,
-            },
-            _ => Response::None,
-        };
+        let mut state = self.state();
+        let (change, response) = guarded("apply", || state.apply(index, term_of(id), &message))?;
+        drop(state);
         if !matches!(change, Change::App(_)) {
             // The driver gone: the node is stopping, and nobody asks any more.
             let _ = self.facts.send(Input::Applied {
@@ -121,6 +133,16 @@ impl StateMachine {
         self.state().last_applied = Some(id);
         self.applied.send_replace(id.index + 1);
     }
+}
+
+/// Calls the application. A panic there leaves its state unknown: the node must not go on with it. (Openraft would:
+/// it does not notice that the task which applies entries is gone.)
+fn guarded<T>(what: &str, call: impl FnOnce() -> T) -> io::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).map_err(|_| {
+        io::Error::other(format!(
+            "the application panicked in {what} of its replicated state"
+        ))
+    })
 }
 
 fn unreadable(error: impl std::fmt::Display) -> io::Error {
@@ -161,12 +183,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let state = self.state();
-        let body = SnapshotBody {
+        let application = guarded("snapshot", || state.application.snapshot());
+        let body = application.map(|application| SnapshotBody {
             cluster: self.stores.origin().map(|origin| origin.cluster),
             membership: state.membership.clone(),
             replicated: state.replicated.encode(),
-            application: state.application.snapshot(),
-        };
+            application,
+        });
         Builder {
             meta: SnapshotMeta {
                 last_log_id: state.last_applied,
@@ -193,10 +216,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         let replicated = Replicated::decode(&body.replicated).map_err(unreadable)?;
         let mut state = self.state();
-        state
-            .application
-            .restore(body.application)
-            .map_err(unreadable)?;
+        let application = &mut state.application;
+        guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
         state.replicated = replicated.clone();
         state.membership = meta.last_membership.clone();
         drop(state);
@@ -223,7 +244,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 /// Writes a snapshot of the state as it was when the builder was made.
 pub(crate) struct Builder {
     meta: SnapshotMeta,
-    body: SnapshotBody,
+    body: io::Result<SnapshotBody>,
     stores: Stores,
 }
 
@@ -231,7 +252,11 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let bytes: Bytes = postcard::to_extend(&self.body, vec![SNAPSHOT_VERSION])
+        let body = match &self.body {
+            Ok(body) => body,
+            Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        let bytes: Bytes = postcard::to_extend(body, vec![SNAPSHOT_VERSION])
             .map_err(io::Error::other)?
             .into();
         let meta = self.meta.clone();

@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 
+use super::rpc::{Call, Request};
 use super::*;
 use crate::engine::replicated::{Change, Replicated};
 use crate::engine::{Leadership, RaftMembers};
@@ -22,12 +25,17 @@ pub(super) const CLUSTER: ClusterId = ClusterId(77);
 
 /// Runs a test on a clock that stands still while anything is left to do.
 pub(super) fn simulate<F: Future>(test: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(test)
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // Tokio's watch channels pick at random whom to wake first.
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(b"funk"));
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    let guarded = async {
+        tokio::time::timeout(3 * PATIENCE, test)
+            .await
+            .expect("the test takes too long")
+    };
+    runtime.block_on(guarded)
 }
 
 pub(super) fn name(n: u64) -> NodeId {
@@ -78,9 +86,21 @@ pub(super) struct Hub {
     cuts: Mutex<BTreeSet<(NodeId, NodeId)>>,
     /// Every request that was delivered: when, from whom, to whom, how long.
     pub(super) trace: Mutex<Vec<(Duration, String, String, usize)>>,
+    /// From whom to whom: when, by the sender's clock, the newest append was sent that was answered.
+    pub(super) answered: Mutex<BTreeMap<(NodeId, NodeId), Time>>,
+    /// Adds up to so much to each way of each message; differs from message to message.
+    pub(super) jitter: Mutex<Option<(Duration, ChaCha8Rng)>>,
 }
 
 impl Hub {
+    fn latency(&self) -> Duration {
+        let mut jitter = self.jitter.lock().unwrap();
+        let extra = jitter.as_mut().map_or(Duration::ZERO, |(most, rng)| {
+            most.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
+        });
+        LATENCY + extra
+    }
+
     fn is_cut(&self, from: &NodeId, to: &NodeId) -> bool {
         self.cuts
             .lock()
@@ -120,7 +140,9 @@ impl RaftPeers for Link {
         Box::pin(async move {
             let environment = Environment::current();
             let target = to.node.clone().unwrap();
-            environment.sleep(LATENCY).await;
+            let sent_at = environment.now();
+            let is_append = matches!(Request::decode(&request).unwrap().call, Call::Append(_));
+            environment.sleep(self.hub.latency()).await;
             let Some((device, theirs, _)) = self.hub.route(&to) else {
                 return Err(RpcFailure::Unreachable("nobody there".into()));
             };
@@ -143,10 +165,17 @@ impl RaftPeers for Link {
             let answer = answer
                 .await
                 .map_err(|error| RpcFailure::Unreachable(error.to_string()))?;
-            environment.sleep(LATENCY).await;
+            environment.sleep(self.hub.latency()).await;
             if self.hub.is_cut(&target, &self.instance.node) {
                 environment.sleep(ttl).await;
                 return Err(RpcFailure::TimedOut);
+            }
+            if is_append {
+                let mut answered = self.hub.answered.lock().unwrap();
+                let newest = answered
+                    .entry((self.instance.node.clone(), target))
+                    .or_default();
+                *newest = sent_at.max(*newest);
             }
             Ok(answer)
         })
@@ -241,7 +270,27 @@ impl Cluster {
         self.start_on(n, StoreId(n), Stores::in_memory(), 1).await;
     }
 
+    pub(super) async fn start_with(&mut self, n: u64, state: Box<dyn ReplicatedState>) {
+        let journal = Journal::default();
+        self.launch(n, StoreId(n), Stores::in_memory(), 1, journal, state)
+            .await;
+    }
+
     pub(super) async fn start_on(&mut self, n: u64, store: StoreId, stores: Stores, boot: u64) {
+        let journal = Journal::default();
+        let state = Box::new(journal.clone());
+        self.launch(n, store, stores, boot, journal, state).await;
+    }
+
+    async fn launch(
+        &mut self,
+        n: u64,
+        store: StoreId,
+        stores: Stores,
+        boot: u64,
+        journal: Journal,
+        state: Box<dyn ReplicatedState>,
+    ) {
         let seed = self.seed * 1_000_000 + n * 1_000 + boot;
         let environment = Environment::simulated(seed, 1.0, Duration::from_secs(100 * n));
         let instance = Instance {
@@ -260,8 +309,6 @@ impl Cluster {
             timing: Timing::lan(),
             snapshot_every: self.snapshot_every,
         };
-        let journal = Journal::default();
-        let state = Box::new(journal.clone());
         let start = RaftDevice::start(config, stores.clone(), state, Arc::new(link), sender);
         let device = environment.scope(start).await.unwrap();
         device.accept(CLUSTER);
@@ -311,6 +358,10 @@ impl Cluster {
             self.cut_one_way(n, other);
             self.cut_one_way(other, n);
         }
+    }
+
+    pub(super) fn jitter(&self, most: Duration) {
+        *self.hub.jitter.lock().unwrap() = Some((most, ChaCha8Rng::seed_from_u64(self.seed)));
     }
 
     pub(super) fn heal(&self) {

@@ -170,16 +170,30 @@ fn l3_l6_an_isolated_leader_gets_no_quorum_appends_nothing_and_knows_no_leader()
         cluster.run_for(200 * MS).await;
         cluster.isolate(old);
         let cut_at = cluster.nodes[&old].environment.now();
-        let write = cluster.append(old, "lost").await.unwrap_err();
-        // Its lease was still valid: the entry is in its log and will be discarded, which it learns on healing.
+        let device = cluster.nodes[&old].device.clone();
+        let append = |text| device.append(None, Epoch(0), Bytes::from_static(text));
+        let mut lost = Box::pin(append(b"lost"));
+        // Its lease is still valid: the entry is in its log, and its fate is known only after the cut is healed.
+        assert!(tokio::time::timeout(20 * MS, &mut lost).await.is_err());
         cluster
             .until("a successor", |c| c.leader().is_some_and(|n| n != old))
             .await;
+        cluster.run_for(100 * MS).await;
+        assert_eq!(append(b"late").await, Err(AppendError::NotLeader(None)));
+        cluster.drain();
         let q = cluster.nodes[&old].quorum.unwrap();
         assert!(q.0 == old_term && q.1 <= cut_at, "{q:?} after {cut_at:?}");
         let view = &cluster.nodes[&old].leadership;
         assert_eq!((view.term, view.leader.as_ref()), (old_term, None));
-        assert_eq!(write, AppendError::Unknown);
+        cluster.heal();
+        assert_eq!(lost.await, Err(AppendError::Unknown));
+        cluster
+            .until("deposed", |c| !c.nodes[&old].leadership.is_leader)
+            .await;
+        let successor = cluster.leader().unwrap();
+        let (index, _) = cluster.append(successor, "kept").await.unwrap();
+        device.wait_applied(index).await.unwrap();
+        assert_eq!(cluster.nodes[&old].journal.texts(), ["kept"]);
     });
 }
 
@@ -220,6 +234,183 @@ fn l3_quorum_acks_come_with_every_heartbeat_and_name_when_it_was_sent() {
             oldest >= 2 * MS,
             "it takes 1.4 ms there and back: {oldest:?} is when the answer came"
         );
+    });
+}
+
+#[test]
+fn l3_q_is_never_later_than_an_append_that_was_answered() {
+    simulate(async {
+        let mut cluster = Cluster::formed(21, 3).await;
+        let leader = cluster.leader().unwrap();
+        cluster.jitter(12 * MS);
+        let mut appends = Vec::new();
+        let mut seen = 0;
+        for step in 0..2_000 {
+            let device = cluster.nodes[&leader].device.clone();
+            appends.push(tokio::spawn(async move {
+                device.append(None, Epoch(0), Bytes::new()).await
+            }));
+            tokio::time::sleep(MS).await;
+            let before = cluster.nodes[&leader].quorum;
+            cluster.drain();
+            let q = cluster.nodes[&leader].quorum;
+            if q != before {
+                // With the leader itself, one of the two others is a quorum.
+                let answered = cluster.hub.answered.lock().unwrap();
+                let from = |(pair, _): &(&(_, _), _)| pair.0 == name(leader);
+                let newest = answered
+                    .iter()
+                    .filter(from)
+                    .map(|(_, at)| *at)
+                    .max()
+                    .unwrap();
+                assert!(q.unwrap().1 <= newest, "step {step}: {q:?}, but {newest:?}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 100, "{seen}");
+        for append in appends {
+            append.await.unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_isolated_follower_knows_no_leader_and_disturbs_nobody_when_it_comes_back() {
+    simulate(async {
+        let mut cluster = Cluster::formed(22, 3).await;
+        let leader = cluster.leader().unwrap();
+        let follower = leader % 3 + 1;
+        let term = cluster.term(leader);
+        cluster
+            .until("it knows", |c| {
+                c.nodes[&follower].leadership.leader.is_some()
+            })
+            .await;
+        cluster.isolate(follower);
+        cluster
+            .until("it knows nobody", |c| {
+                c.nodes[&follower].leadership.leader.is_none()
+            })
+            .await;
+        cluster.run_for(2_000 * MS).await;
+        let (index, _) = cluster.append(leader, "meanwhile").await.unwrap();
+        cluster.heal();
+        let begun = tokio::time::Instant::now();
+        cluster.nodes[&follower]
+            .device
+            .wait_applied(index)
+            .await
+            .unwrap();
+        assert!(
+            begun.elapsed() < 400 * MS,
+            "it caught up after {:?}",
+            begun.elapsed()
+        );
+        cluster.run_for(1_000 * MS).await;
+        assert_eq!(cluster.leader(), Some(leader));
+        assert_eq!(
+            (cluster.term(leader), cluster.term(follower)),
+            (term, term),
+            "pre-vote"
+        );
+    });
+}
+
+#[test]
+fn a_hand_over_to_a_node_that_dies_ends_in_another_election() {
+    simulate(async {
+        let mut cluster = Cluster::formed(23, 3).await;
+        let leader = cluster.leader().unwrap();
+        let (to, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+        cluster.run_for(100 * MS).await;
+        // The third lacks an entry that is committed: only the old leader can give it to it.
+        cluster.isolate(third);
+        cluster.append(leader, "a").await.unwrap();
+        cluster.heal();
+        let id = cluster.nodes[&to].id.clone();
+        cluster.nodes[&leader].device.transfer_leadership(id);
+        cluster.isolate(to);
+        let old_term = cluster.term(leader);
+        cluster
+            .until("another leader", |c| {
+                c.leader().is_some_and(|n| n != to && c.term(n) > old_term)
+            })
+            .await;
+        let next = cluster.leader().unwrap();
+        cluster.append(next, "b").await.unwrap();
+        assert_eq!(cluster.nodes[&next].journal.texts(), ["a", "b"]);
+    });
+}
+
+#[test]
+fn a_snapshot_transfer_that_breaks_off_begins_again() {
+    simulate(async {
+        let mut cluster = Cluster::new(24);
+        cluster.snapshot_every = 20;
+        cluster.start(1).await;
+        cluster.initialise(1..=1);
+        cluster.until("a leader", |c| c.leader().is_some()).await;
+        let large = "x".repeat(200_000);
+        for _ in 0..50 {
+            cluster.append(1, &large).await.unwrap();
+        }
+        cluster.start(2).await;
+        cluster.run_for(100 * MS).await;
+        let chunks = |c: &Cluster| {
+            let trace = c.hub.trace.lock().unwrap();
+            trace
+                .iter()
+                .filter(|(_, _, _, bytes)| *bytes > 1 << 20)
+                .count()
+        };
+        let change = MemberChange {
+            voters: cluster.voters(&[1]),
+            members: cluster.members(&[1, 2]),
+        };
+        cluster.nodes[&1].device.change_members(change);
+        cluster.until("three chunks", |c| chunks(c) == 3).await;
+        cluster.isolate(2);
+        cluster.run_for(500 * MS).await;
+        cluster.heal();
+        let (index, _) = cluster.append(1, "last").await.unwrap();
+        cluster.nodes[&2].device.wait_applied(index).await.unwrap();
+        assert_eq!(
+            cluster.nodes[&2].journal.texts(),
+            cluster.nodes[&1].journal.texts()
+        );
+    });
+}
+
+#[test]
+fn an_application_that_panics_stops_the_node() {
+    struct Broken;
+    impl ReplicatedState for Broken {
+        fn apply(&mut self, _: crate::state::Applied<'_>) -> Bytes {
+            panic!("a bug of the application");
+        }
+        fn snapshot(&self) -> Bytes {
+            Bytes::new()
+        }
+        fn restore(&mut self, _: Bytes) -> Result<(), crate::state::RestoreError> {
+            Ok(())
+        }
+    }
+    simulate(async {
+        let mut cluster = Cluster::new(25);
+        cluster.start_with(1, Box::new(Broken)).await;
+        cluster.initialise(1..=1);
+        cluster.until("a leader", |c| c.leader().is_some()).await;
+        let lost = cluster.append(1, "a").await;
+        assert_eq!(lost, Err(AppendError::Unknown));
+        let mut failure = cluster.nodes[&1].device.failure();
+        let reason = failure
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
+        assert!(reason.contains("the application panicked"), "{reason}");
     });
 }
 
@@ -605,22 +796,18 @@ fn an_entry_of_a_newer_release_stops_the_node_with_a_message() {
         cluster.append(leader, "a").await.unwrap();
         let raft = cluster.nodes[&leader].device.0.raft.clone();
         raft.write(types::Entry::raw(&[200, 0])).await.unwrap();
-        for node in cluster.nodes.values() {
-            let mut failure = node.device.failure();
-            let reason = failure
-                .wait_for(Option::is_some)
-                .await
-                .unwrap()
-                .clone()
-                .unwrap();
-            assert!(reason.contains("upgrade this node"), "{reason}");
-            assert_eq!(node.journal.texts(), ["a"]);
-        }
+        let device = cluster.nodes[&leader].device.clone();
+        let mut failure = device.failure();
+        let reason = failure
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
+        assert!(reason.contains("upgrade this node"), "{reason}");
+        assert_eq!(cluster.nodes[&leader].journal.texts(), ["a"]);
         assert_eq!(cluster.append(leader, "b").await, Err(AppendError::Stopped));
-        assert_eq!(
-            cluster.nodes[&1].device.wait_applied(LogIndex(99)).await,
-            Err(Stopped)
-        );
+        assert_eq!(device.wait_applied(LogIndex(99)).await, Err(Stopped));
     });
 }
 

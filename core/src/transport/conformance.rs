@@ -12,7 +12,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,10 +86,7 @@ impl Case {
                     .map(String::as_str)
                     .or_else(|| panic.downcast_ref::<&str>().copied())
                     .unwrap_or("see above");
-                resume_unwind(Box::new(format!(
-                    "transport conformance, {}: {reason}",
-                    self.name
-                )));
+                panic!("transport conformance, {}: {reason}", self.name);
             }
             None => panic!("transport conformance, {}: hung", self.name),
         }

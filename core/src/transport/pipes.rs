@@ -76,18 +76,21 @@ impl Pipes {
         state.wake_all();
     }
 
-    /// Stands still for good: the peer hears nothing more, not even an end.
+    /// Stands still for good: the peer hears nothing more, not even an end. What broke before stays broken.
     pub fn kill(&self) {
-        self.lock().is_dead = true;
+        let mut state = self.lock();
+        state.is_dead = !state.is_severed;
     }
 
-    /// Lets ends see again what became of a stream that stood still.
-    pub fn thaw(&self) {
+    /// Breaks as [`sever`](Self::sever) does, also if the stream stood still: it became known that the peer is gone.
+    pub fn replace(&self) {
         let mut state = self.lock();
         (state.is_frozen, state.is_dead) = (false, false);
+        state.is_severed = true;
+        state.wake_all();
     }
 
-    /// Breaks, visibly to both ends.
+    /// Breaks, visibly to both ends once it does not stand still.
     pub fn sever(&self) {
         let mut state = self.lock();
         state.is_severed = true;

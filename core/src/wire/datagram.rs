@@ -102,12 +102,13 @@ mod tests {
 
     use super::*;
     use crate::engine::message::{Grant, Ping, Pong};
-    use crate::ids::{BootId, LogIndex, ShardId, Term};
+    use crate::ids::{BootId, ClusterId, LogIndex, ShardId, Term};
     use crate::limits::MAX_GOSSIP_BYTES;
     use crate::time::Time;
 
     fn ping() -> Message {
         Message::Ping(Ping {
+            cluster: ClusterId(5),
             term: Term(3),
             boot: BootId(300),
             grant: Some(Grant {
@@ -120,6 +121,7 @@ mod tests {
 
     fn pong() -> Message {
         Message::Pong(Pong {
+            cluster: ClusterId(300),
             boot: BootId(1),
             stamp: Time(2),
             term: Term(3),

@@ -249,7 +249,8 @@ impl World {
     }
 }
 
-fn describe(node: &TestNode) -> String {
+/// Everything about a node that helps to see why a test fails.
+pub fn describe(node: &TestNode) -> String {
     let cluster = &node.cluster;
     format!(
         "{cluster:?} {:?} {:?} leader {:?} term {} id {:?} map {:?} of {:?} pending {:?} members {:?}\n    {:?}",

@@ -66,6 +66,8 @@ pub(super) struct World {
     rng: ChaCha8Rng,
     faults: Faults,
     nodes: Vec<Node>,
+    /// One in so many steps gives the log to a member.
+    slowness: u64,
     seeds: bool,
     voters: usize,
     mail: BTreeMap<(u64, u64), (usize, usize, Instance, BootstrapMessage)>,
@@ -107,6 +109,7 @@ impl World {
             nodes: expects.iter().map(node).collect(),
             rng,
             faults,
+            slowness: if seed.is_multiple_of(3) { 50 } else { 6 },
             seeds: true,
             voters: 5,
             mail: BTreeMap::new(),
@@ -217,7 +220,13 @@ impl World {
 
     fn break_something(&mut self) {
         let count = self.nodes.len() as u64;
-        if self.faults.partitions && self.below(30) == 0 {
+        // Faults come thickest when an initiator has just begun, and hit initiators most: that is where it hurts.
+        let initiator = (0..self.nodes.len()).find(|&n| {
+            let machine = self.nodes[n].machine.as_ref();
+            machine.is_some_and(|machine| machine.own.is_some())
+        });
+        let begun = initiator.is_some_and(|n| self.nodes[n].store.log.is_some());
+        if self.faults.partitions && self.below(if begun { 15 } else { 120 }) == 0 {
             self.cut.clear();
             match self.below(4) {
                 0 => {}
@@ -237,14 +246,8 @@ impl World {
                 }
             }
         }
-        // Initiators are hit more often, and most of all when they have just begun: that is where it hurts.
-        let initiator = (0..self.nodes.len()).find(|&n| {
-            let machine = self.nodes[n].machine.as_ref();
-            machine.is_some_and(|machine| machine.own.is_some())
-        });
-        let begun = initiator.is_some_and(|n| self.nodes[n].store.log.is_some());
         if self.faults.crashes && self.below(if begun { 5 } else { 25 }) == 0 {
-            let n = match initiator.filter(|_| self.rng.next_u64() % 4 != 0) {
+            let n = match initiator.filter(|_| !self.rng.next_u64().is_multiple_of(4)) {
                 Some(n) => n,
                 None => self.below(count) as usize,
             };
@@ -325,8 +328,13 @@ impl World {
         let Some(machine) = &mut node.machine else {
             return;
         };
+        let joined = node.store.log.is_some_and(|(_, only_own)| !only_own);
+        if joined {
+            assert_eq!(machine.poll_timeout(), None, "nothing is left to do");
+        }
         let fresh = |rumour: &Rumour| self.now - rumour.at < SUSPECT_MS * MS;
-        let view = node.gossip.values().map(|rumour| {
+        let rumours = node.gossip.values().filter(|_| !joined);
+        let view = rumours.map(|rumour| {
             let is_present = fresh(rumour);
             let view = CandidateView {
                 is_present,
@@ -457,7 +465,7 @@ impl World {
                     .any(|id| id.node == name(to) && id.store == node.store.id);
                 let accepts = node.store.log.is_none() && node.accepts == Some(cluster);
                 let reached = holders.iter().any(|&from| self.linked(from, to));
-                if (voter || real) && accepts && reached && self.below(6) == 0 {
+                if (voter || real) && accepts && reached && self.below(self.slowness) == 0 {
                     self.learn(to, cluster, !real);
                 }
             }
