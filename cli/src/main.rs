@@ -1,1 +1,113 @@
-fn main() {}
+//! The program `funk`.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this program stands outside the nodes: it measures them with the machine's own clock and threads"
+)]
+
+mod demo;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Names the log filter of all nodes; the syntax is that of `RUST_LOG`.
+const LOG_VARIABLE: &str = "FUNK_LOG";
+/// Without a filter: only what means that something is broken.
+const LOG_DEFAULT: &str = "error";
+/// Exit status for arguments that are not possible, as of clap.
+const BAD_ARGUMENTS: u8 = 2;
+/// Exit status after Ctrl-C, by convention.
+const INTERRUPTED: u8 = 130;
+
+/// Turns any service into a cluster.
+#[derive(Parser)]
+#[command(name = "funk", version, arg_required_else_help = true)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a cluster in this process and watch it survive: kills, restarts, a new leader, a node that leaves
+    Demo(demo::DemoArgs),
+}
+
+fn main() -> ExitCode {
+    let Program {
+        command: Command::Demo(arguments),
+    } = Program::parse();
+    let filter = EnvFilter::builder()
+        .with_env_var(LOG_VARIABLE)
+        .try_from_env()
+        .unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let options = match arguments.check(rand::random()) {
+        Ok(options) => options,
+        Err(errors) => return bad_arguments(&errors),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("funk: the runtime does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!("funk demo: interrupted; nothing is left running");
+                ExitCode::from(INTERRUPTED)
+            }
+            outcome = demo::run(&options) => report(&options, outcome),
+        }
+    })
+}
+
+fn bad_arguments(errors: &[demo::OptionError]) -> ExitCode {
+    for error in errors {
+        eprintln!("funk demo: {error}");
+    }
+    eprintln!("funk demo: see `funk demo --help`");
+    ExitCode::from(BAD_ARGUMENTS)
+}
+
+fn report(options: &demo::Options, outcome: Result<demo::Outcome, demo::DemoError>) -> ExitCode {
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            eprintln!("funk demo: {error} (seed {})", options.seed);
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = if options.json {
+        outcome.json + "\n"
+    } else {
+        outcome.table
+    };
+    if let Err(error) = std::io::stdout().lock().write_all(text.as_bytes()) {
+        eprintln!("funk demo: the result cannot be written: {error}");
+        return ExitCode::FAILURE;
+    }
+    if outcome.wrong.is_empty() {
+        if !options.json {
+            println!("\nEverything held.");
+        }
+        return ExitCode::SUCCESS;
+    }
+    eprintln!();
+    for wrong in &outcome.wrong {
+        eprintln!("funk demo: {wrong}");
+    }
+    eprintln!(
+        "funk demo: failed with seed {}; run again with --seed {} for the same victims",
+        options.seed, options.seed
+    );
+    ExitCode::FAILURE
+}
