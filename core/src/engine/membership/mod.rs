@@ -1,109 +1,798 @@
-//! Who is in the cluster. (Stand-in: replaced on merge.)
-#![allow(missing_docs, unused_variables, dead_code)]
-use crate::ids::*;
-use crate::time::Time;
-use crate::transport::Peer;
-use bytes::Bytes;
-use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
+//! Who is in the cluster: SWIM gossip, with tags, leaving told apart from failing, and halves that find each other.
+//!
+//! [`Membership`] is a machine without IO, driven like the engine: feed it gossip and the passing of time, then
+//! drain [`poll_output`](Membership::poll_output) and arm a timer for [`poll_timeout`](Membership::poll_timeout).
+//! foca spreads identities and probes members; what is ours on top of it:
+//!
+//! - everything that must reach everybody, late joiners too, is part of the identity (`identity`);
+//! - packets of other cluster names, of other clusters and with a claimed sender are refused (`packet`, here);
+//! - seeds and failed members are asked again and again, so that halves of a partition become one (`joining`);
+//! - tags are pulled when their gossiped version is newer than the one held (`tag_pulls`, [`Tags`]).
+//!
+//! The sources: SWIM (Das, Gupta, Motivala, 2002) with suspicion; Lifeguard (Dadgar, Phillips, Currey, 2017) for
+//! not trusting oneself after a stall; serf for "a member that said it leaves has left when it is gone".
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Tags;
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MemberState {
-    Alive,
-    Suspect,
-    Leaving,
-    Left,
-    Failed,
-}
-#[derive(Clone, Debug)]
-pub struct Member {
-    pub instance: Instance,
-    pub addr: SocketAddr,
-    pub store: StoreId,
-    pub kind: MemberKind,
-    pub expect: u16,
-    pub state: MemberState,
-    pub tag_version: u64,
-    pub tags: Arc<Tags>,
-    pub since: Time,
-}
-impl Member {
-    pub fn is_present(&self) -> bool {
-        matches!(self.state, MemberState::Alive | MemberState::Suspect)
-    }
-}
+
+use bytes::Bytes;
+use foca::{Header, Member as SwimMember, Message};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::Counters;
+use crate::ids::{ClusterId, ClusterName, Instance, MemberKind, NodeId, PeerAddr, StoreId};
+use crate::time::Time;
+use crate::transport::Peer;
+
+mod identity;
+mod joining;
+mod member;
+mod packet;
+mod swim;
+mod tag_pulls;
+mod tags;
+#[cfg(test)]
+mod tests;
+
+use identity::{Identity, Profile, portable};
+use joining::Joining;
+pub use member::{Member, MemberEvent, MemberState};
+use packet::{NameDigest, Packet, PacketError, SwimMessage};
+use swim::Swim;
+use tag_pulls::TagPulls;
+pub use tags::{ENDPOINT_PREFIX, TagError, Tags};
+
+/// Names known at once, dead ones too; gossip about others is refused and counted until some are forgotten.
+pub const MAX_KNOWN: usize = 4_096;
+/// A dead member is remembered, though not shown, for so many `stale_after`: it may be the other half of a long
+/// partition, and old gossip must not bring it back.
+const REMEMBERED: u32 = 4;
+/// Members that are told goodbye directly.
+const GOODBYES: usize = 16;
+/// How often goodbyes are repeated while the node is still driven.
+const GOODBYE_ROUNDS: u32 = 3;
+/// The same foreign cluster is reported by the same node at most this often, in probe intervals.
+const PROBES_A_REFUSAL: u32 = 10;
+/// Nodes of foreign clusters that are kept apart from each other in that.
+const MAX_REFUSALS: usize = 256;
+
+/// The times of gossip.
 #[derive(Clone, Debug)]
 pub struct MembershipTiming {
+    /// Interval of probes: each node probes one other.
     pub probe: Duration,
+    /// How long a suspect may take to deny that it is dead.
     pub suspect: Duration,
+    /// How long a member that left or failed is shown.
     pub stale_after: Duration,
 }
+
+/// What the machine is told at its birth.
 #[derive(Clone, Debug)]
 pub struct MembershipConfig {
+    /// Packets of clusters of other names are dropped.
     pub cluster: ClusterName,
+    /// This node and run.
     pub instance: Instance,
+    /// Where others reach it.
     pub addr: SocketAddr,
+    /// Its raft store.
     pub store: StoreId,
+    /// What part it takes.
     pub kind: MemberKind,
+    /// How many candidates it waits for to form a cluster.
     pub expect: u16,
+    /// Its tags.
     pub tags: Tags,
+    /// Times.
     pub timing: MembershipTiming,
 }
-#[derive(Clone, Debug)]
-pub enum MemberEvent {
-    Joined(Instance),
-    Left(Instance),
-    Failed(Instance),
-    Updated(Instance),
-}
-#[derive(Clone, Debug)]
+
+/// What the machine wants done.
+#[derive(Clone, PartialEq, Debug)]
 pub enum MembershipOutput {
+    /// Send a gossip packet, at most [`MAX_GOSSIP_BYTES`](crate::limits::MAX_GOSSIP_BYTES).
     Send {
+        /// To whom.
         to: PeerAddr,
+        /// What.
         payload: Bytes,
     },
+    /// Fetch a member's tags over a stream; answer with [`Membership::tags_pulled`].
     PullTags {
+        /// From whom.
         from: PeerAddr,
+        /// Whose.
         instance: Instance,
+        /// The version that gossip speaks of; the answer may be newer.
         version: u64,
     },
+    /// Something happened to a member.
     Event(MemberEvent),
+    /// A node of this name belongs to another cluster. Nothing that it says is believed.
     ForeignCluster {
+        /// The node.
         node: NodeId,
+        /// Its cluster.
         cluster: ClusterId,
     },
 }
+
+/// What is known of another node, shown or not.
 #[derive(Debug)]
-pub struct Membership {
-    members: BTreeMap<NodeId, Member>,
+struct Known {
+    identity: Identity,
+    state: MemberState,
+    /// Since when it is there, or is not.
+    since: Time,
+    /// It is not shown any more.
+    stale: bool,
 }
+
+/// The machine. See the [module](self) for its use.
+pub struct Membership {
+    now: Time,
+    digest: NameDigest,
+    timing: MembershipTiming,
+    instance: Instance,
+    /// What this node has to say; gossiped as soon as `revise` may.
+    profile: Profile,
+    next_revision: Time,
+    /// Rounds of goodbyes still to come, and when, once the node has left.
+    farewell: Option<(u32, Time)>,
+
+    swim: Swim,
+    joining: Joining,
+    pulls: TagPulls,
+    rng: ChaCha8Rng,
+
+    /// Invariant: the nodes that `swim` knows, as they were when it was last looked at.
+    known: BTreeMap<NodeId, Known>,
+    /// Invariant: this node, and those of `known` that are not stale.
+    members: BTreeMap<NodeId, Member>,
+    heard: Option<ClusterId>,
+    next_sweep: Option<Time>,
+    refusals: BTreeMap<NodeId, Time>,
+
+    outputs: VecDeque<MembershipOutput>,
+    counters: Counters,
+}
+
 impl Membership {
-    pub fn new(config: MembershipConfig, rng: ChaCha8Rng, now: Time) -> Self {
-        unreachable!()
+    /// A node that has just started and knows nobody. `rng` decides gossip partners and jitter.
+    pub fn new(config: MembershipConfig, mut rng: ChaCha8Rng, now: Time) -> Self {
+        let profile = Profile {
+            addr: portable(config.addr),
+            store: config.store,
+            kind: config.kind,
+            expect: config.expect,
+            tag_version: u64::from(!config.tags.is_empty()),
+            leaving: false,
+            cluster: None,
+        };
+        let identity = Identity {
+            node: config.instance.node.clone(),
+            boot: config.instance.boot,
+            generation: 0,
+            profile: profile.clone(),
+        };
+        let mut own = Member::new(&identity, MemberState::Alive, now);
+        own.tag_version = profile.tag_version;
+        own.tags = Arc::new(config.tags);
+        let swim_rng = ChaCha8Rng::from_rng(&mut rng);
+        Self {
+            now,
+            digest: NameDigest::of(&config.cluster),
+            instance: config.instance.clone(),
+            profile,
+            next_revision: now,
+            farewell: None,
+            swim: Swim::new(identity, &config.timing, swim_rng),
+            joining: Joining::new(config.timing.probe),
+            pulls: TagPulls::new(config.timing.probe),
+            rng,
+            known: BTreeMap::new(),
+            members: BTreeMap::from([(config.instance.node, own)]),
+            heard: None,
+            next_sweep: None,
+            refusals: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            timing: config.timing,
+        }
     }
-    pub fn join(&mut self, now: Time, seeds: &[SocketAddr]) {}
-    pub fn handle_gossip(&mut self, now: Time, from: &Peer, bytes: &[u8]) {}
-    pub fn handle_timeout(&mut self, now: Time) {}
+
+    /// Asks these addresses to be let in, until somebody answers, and later those that are no members.
+    pub fn join(&mut self, now: Time, seeds: &[SocketAddr]) {
+        self.advance(now);
+        let seeds: BTreeSet<_> = seeds.iter().map(|seed| portable(*seed)).collect();
+        let others = seeds.into_iter().filter(|seed| *seed != self.profile.addr);
+        self.joining.start(now, others.collect());
+        self.reach_out();
+    }
+
+    /// A gossip packet. Whatever is wrong with it is counted and dropped.
+    pub fn handle_gossip(&mut self, now: Time, from: &Peer, bytes: &[u8]) {
+        self.advance(now);
+        let packet = match self.digest.decode(bytes) {
+            Ok(packet) => packet,
+            Err(PacketError::ClusterName) => {
+                return self.counters.add("gossip of another cluster name");
+            }
+            Err(_) => return self.counters.add("malformed gossip"),
+        };
+        let sender = packet.sender();
+        if sender.instance() != from.instance {
+            return self.counters.add("gossip with a claimed sender");
+        }
+        if sender.node == self.instance.node {
+            return self.counters.add("gossip of another run of this node");
+        }
+        if let Some(cluster) = self.foreign(sender) {
+            return self.refuse(from, &packet, cluster);
+        }
+        match packet {
+            Packet::Refusal(_) => {}
+            Packet::Join(sender) => self.handle_message(SwimMessage {
+                header: Header {
+                    src: sender,
+                    src_incarnation: 0,
+                    dst: self.swim.identity().clone(),
+                    message: Message::Announce,
+                },
+                members: Vec::new(),
+            }),
+            Packet::Swim(message) => self.handle_message(message),
+        }
+    }
+
+    /// Fires what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.advance(now);
+        if self.farewell.is_some() {
+            return self.say_goodbye();
+        }
+        self.stand_still();
+        if self.next_revision <= now {
+            self.revise();
+        }
+        if self.swim.handle_timeout(now) {
+            self.sync();
+        }
+        if self.next_sweep.is_some_and(|at| at <= now) {
+            self.sweep();
+        }
+        self.reach_out();
+        self.pull_tags();
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due; `None`: not before the next call of another kind.
     pub fn poll_timeout(&self) -> Option<Time> {
-        None
+        if let Some((rounds, at)) = self.farewell {
+            return (rounds > 0).then_some(at);
+        }
+        let revision = (self.profile != self.swim.identity().profile).then_some(self.next_revision);
+        let times = [
+            revision,
+            self.swim.poll_timeout(),
+            self.next_sweep,
+            self.joining.poll_timeout(),
+            self.pulls.poll_timeout(),
+        ];
+        times.into_iter().flatten().min()
     }
+
+    /// What to do next; `None`: nothing until the next call of another kind.
     pub fn poll_output(&mut self) -> Option<MembershipOutput> {
-        None
+        self.outputs.pop_front()
     }
+
+    /// Every member, this node too; those that left or failed are shown for `stale_after`.
     pub fn members(&self) -> &BTreeMap<NodeId, Member> {
         &self.members
     }
+
+    /// The initialised cluster that others who are there belong to; the smallest id if they differ.
     pub fn heard_cluster(&self) -> Option<ClusterId> {
-        None
+        self.heard
     }
-    pub fn set_cluster(&mut self, cluster: ClusterId) {}
-    pub fn set_store(&mut self, now: Time, store: StoreId) {}
-    pub fn set_tags(&mut self, now: Time, tags: Tags) {}
-    pub fn tags_pulled(&mut self, now: Time, from: Instance, version: u64, tags: Option<Tags>) {}
-    pub fn announce_leaving(&mut self, now: Time) {}
-    pub fn leave(&mut self, now: Time) {}
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Calls that SWIM refused: packets that were well-formed but made no sense.
+    pub fn refused(&self) -> u64 {
+        self.swim.refused()
+    }
+
+    /// This node belongs to an initialised cluster; members of others are not members any more.
+    pub fn set_cluster(&mut self, cluster: ClusterId) {
+        if self.profile.cluster == Some(cluster) {
+            return;
+        }
+        self.profile.cluster = Some(cluster);
+        let foreign: Vec<_> = self
+            .known
+            .values()
+            .filter(|known| known.state.is_there() && self.foreign(&known.identity).is_some())
+            .map(|known| known.identity.clone())
+            .collect();
+        for identity in foreign {
+            self.swim.declare_down(self.now, identity);
+        }
+        self.sync();
+        self.revise();
+    }
+
+    /// The raft store was replaced by an empty one: the node belongs to no cluster now.
+    pub fn set_store(&mut self, now: Time, store: StoreId) {
+        self.advance(now);
+        self.profile.store = store;
+        self.profile.cluster = None;
+        if let Some(own) = self.members.get_mut(&self.instance.node) {
+            own.store = store;
+        }
+        self.revise();
+    }
+
+    /// Replaces this node's tags. Others are told of the new version within a probe interval.
+    pub fn set_tags(&mut self, now: Time, tags: Tags) {
+        self.advance(now);
+        let Some(own) = self.members.get_mut(&self.instance.node) else {
+            return;
+        };
+        if *own.tags == tags {
+            return;
+        }
+        own.tags = Arc::new(tags);
+        own.tag_version += 1;
+        self.profile.tag_version = own.tag_version;
+        if self.next_revision <= now {
+            self.revise();
+        }
+    }
+
+    /// The answer to [`MembershipOutput::PullTags`]; `None`: it failed and is tried again later.
+    pub fn tags_pulled(&mut self, now: Time, from: Instance, version: u64, tags: Option<Tags>) {
+        self.advance(now);
+        let (Some(known), Some(member)) =
+            (self.known.get(&from.node), self.members.get_mut(&from.node))
+        else {
+            return;
+        };
+        if member.instance != from {
+            return self.counters.add("tags of another run");
+        }
+        match tags {
+            Some(tags) if version >= member.tag_version => {
+                let changed = version > member.tag_version || *member.tags != tags;
+                member.tag_version = version;
+                member.tags = Arc::new(tags);
+                if changed && known.state.is_there() {
+                    let event = MemberEvent::Updated(from.clone());
+                    self.outputs.push_back(MembershipOutput::Event(event));
+                }
+            }
+            Some(_) => self.counters.add("tags older than those held"),
+            None => self.counters.add("tags not pulled"),
+        }
+        if known.state.is_there() && known.identity.profile.tag_version > member.tag_version {
+            self.pulls.failed(now, &from.node);
+        } else {
+            self.pulls.forget(&from.node);
+        }
+        self.pull_tags();
+    }
+
+    /// Tells others that this node is about to leave; it stays a member until [`leave`](Self::leave).
+    pub fn announce_leaving(&mut self, now: Time) {
+        self.advance(now);
+        self.profile.leaving = true;
+        self.revise();
+    }
+
+    /// The last word: others see that this node left. Afterwards the machine only repeats that.
+    pub fn leave(&mut self, now: Time) {
+        self.advance(now);
+        if self.farewell.is_some() {
+            return;
+        }
+        self.profile.leaving = true;
+        self.revise();
+        self.swim.stop();
+        self.show_own(MemberState::Left);
+        self.farewell = Some((GOODBYE_ROUNDS, now));
+        self.say_goodbye();
+    }
+
+    // What this node says about itself.
+
+    /// Says what changed, if anything did. Not more often than once in a probe interval, except what must not wait:
+    /// each change makes SWIM begin anew with its probes.
+    fn revise(&mut self) {
+        let current = self.swim.identity();
+        if current.profile == self.profile || self.farewell.is_some() {
+            return;
+        }
+        if let Some(next) = current.successor(self.profile.clone()) {
+            self.swim.change_identity(self.now, next);
+            self.next_revision = self.now + self.timing.probe;
+            self.flush();
+        }
+        let state = if self.profile.leaving {
+            MemberState::Leaving
+        } else {
+            MemberState::Alive
+        };
+        self.show_own(state);
+    }
+
+    fn show_own(&mut self, state: MemberState) {
+        if let Some(own) = self.members.get_mut(&self.instance.node)
+            && own.state != state
+        {
+            own.state = state;
+            own.since = self.now;
+        }
+    }
+
+    /// Goodbyes to some members that are there, a few times while the node is still driven.
+    fn say_goodbye(&mut self) {
+        let Some((rounds, _)) = self
+            .farewell
+            .filter(|(rounds, at)| *rounds > 0 && *at <= self.now)
+        else {
+            return;
+        };
+        self.farewell = Some((rounds - 1, self.now + self.timing.probe / 2));
+        let mut peers: Vec<_> = self
+            .known
+            .values()
+            .filter(|known| known.state.is_there())
+            .map(|known| known.identity.clone())
+            .collect();
+        for _ in 0..GOODBYES.min(peers.len()) {
+            let peer = peers.swap_remove(self.rng.random_range(0..peers.len()));
+            self.send_goodbye(peer);
+        }
+    }
+
+    fn send_goodbye(&mut self, to: Identity) {
+        let own = self.swim.identity().clone();
+        let peer = to.peer_addr();
+        let goodbye = Packet::Swim(SwimMessage {
+            header: Header {
+                src: own.clone(),
+                src_incarnation: 0,
+                dst: to,
+                message: Message::Gossip,
+            },
+            members: vec![SwimMember::down(own)],
+        });
+        self.send(peer, &goodbye);
+    }
+
+    // What others say.
+
+    /// The cluster of that node, if it is not the one of this node.
+    fn foreign(&self, identity: &Identity) -> Option<ClusterId> {
+        let own = self.profile.cluster?;
+        identity.profile.cluster.filter(|theirs| *theirs != own)
+    }
+
+    /// Two clusters of one name never merge. Both are told, and neither believes anything.
+    fn refuse(&mut self, from: &Peer, packet: &Packet, cluster: ClusterId) {
+        self.counters.add("gossip of another cluster");
+        let node = &from.instance.node;
+        let again = self.timing.probe * PROBES_A_REFUSAL;
+        self.refusals.retain(|_, at| *at + again > self.now);
+        if self.refusals.contains_key(node) || self.refusals.len() >= MAX_REFUSALS {
+            return;
+        }
+        self.refusals.insert(node.clone(), self.now);
+        self.outputs.push_back(MembershipOutput::ForeignCluster {
+            node: node.clone(),
+            cluster,
+        });
+        if !matches!(packet, Packet::Refusal(_)) {
+            let to = PeerAddr {
+                node: Some(node.clone()),
+                addr: from.addr,
+            };
+            let refusal = Packet::Refusal(self.swim.identity().clone());
+            self.send(to, &refusal);
+        }
+        if let Some(known) = self.known.get(node).filter(|known| known.state.is_there()) {
+            self.swim.declare_down(self.now, known.identity.clone());
+            self.sync();
+        }
+    }
+
+    fn handle_message(&mut self, mut message: SwimMessage) {
+        let is_undead = message.header.message == Message::TurnUndead;
+        if self.farewell.is_some() {
+            if !is_undead {
+                self.send_goodbye(message.header.src);
+            }
+            return;
+        }
+        let own = self.swim.identity().clone();
+        let dst = &message.header.dst;
+        if dst.node != own.node || *dst > own {
+            // Another run of this node lives, or lived, and this one is not meant.
+            return self.counters.add("gossip for another run");
+        }
+        if *dst < own {
+            if is_undead {
+                // The sender buried an earlier self of this node and has not heard of the present one.
+                let to = message.header.src.peer_addr();
+                return self.send(to, &Packet::Join(own));
+            }
+            message.header.dst = own;
+        }
+        if !self.screen(&mut message) {
+            return self.counters.add("malformed gossip");
+        }
+        let is_feed = message.header.message == Message::Feed;
+        self.swim.handle_message(self.now, &message);
+        let joined = self.sync();
+        if is_feed && joined > 0 {
+            self.joining.learnt(self.now);
+        }
+        self.pull_tags();
+    }
+
+    /// Takes out what must not be believed; whether the rest makes sense.
+    fn screen(&mut self, message: &mut SwimMessage) -> bool {
+        let own = self.swim.identity();
+        let about = match &message.header.message {
+            Message::PingReq { target, .. } | Message::IndirectAck { target, .. } => Some(target),
+            Message::IndirectPing { origin, .. } | Message::ForwardedAck { origin, .. } => {
+                Some(origin)
+            }
+            _ => None,
+        };
+        if about.is_some_and(|about| about.node == own.node) {
+            return false;
+        }
+        let mut room = MAX_KNOWN.saturating_sub(self.known.len());
+        let mut dropped = Vec::new();
+        message.members.retain(|member| {
+            let id = member.id();
+            let reason = if id.node == own.node {
+                (id > own).then_some("gossip about another run of this node")
+            } else if self.foreign(id).is_some() {
+                Some("gossip about another cluster")
+            } else if !self.known.contains_key(&id.node) {
+                let full = room == 0;
+                room = room.saturating_sub(1);
+                full.then_some("gossip about one member too many")
+            } else {
+                None
+            };
+            dropped.extend(reason);
+            // An earlier self of this node is nothing to remember; whoever speaks of it hears from the present one.
+            reason.is_none() && (id.node != own.node || id == own)
+        });
+        let src = &message.header.src;
+        let full = self.known.len() >= MAX_KNOWN && !self.known.contains_key(&src.node);
+        dropped
+            .into_iter()
+            .for_each(|reason| self.counters.add(reason));
+        if full {
+            self.counters.add("gossip about one member too many");
+        }
+        !full
+    }
+
+    /// Compares with what SWIM knows now; how many members are there that were not.
+    fn sync(&mut self) -> usize {
+        let mut changed = Vec::new();
+        for member in self.swim.states() {
+            let (id, state) = (member.id(), MemberState::of(member.state(), member.id()));
+            let known = self.known.get(&id.node);
+            if known.is_none_or(|known| known.state != state || known.identity != *id) {
+                changed.push((id.clone(), state));
+            }
+        }
+        // SWIM's own order is shuffled.
+        changed.sort();
+        let joined = changed.len();
+        let joined = joined
+            - changed
+                .into_iter()
+                .filter(|(id, state)| !self.learn(id, *state))
+                .count();
+        self.heard = self
+            .known
+            .values()
+            .filter(|known| known.state.is_there())
+            .filter_map(|known| known.identity.profile.cluster)
+            .min();
+        self.swim.resize(self.known.len());
+        self.flush();
+        joined
+    }
+
+    /// One member is not as it was; whether it is there and was not.
+    fn learn(&mut self, identity: &Identity, state: MemberState) -> bool {
+        let now = self.now;
+        let node = &identity.node;
+        let before = self.known.get(node);
+        let was_there = before.is_some_and(|known| known.state.is_there());
+        let still_gone = before.is_some() && !was_there && !state.is_there();
+        let known = Known {
+            identity: identity.clone(),
+            state,
+            since: before
+                .filter(|known| known.state.is_there() == state.is_there())
+                .map_or(now, |known| known.since),
+            stale: still_gone && before.is_some_and(|known| known.stale),
+        };
+        let stale = known.stale;
+        self.known.insert(node.clone(), known);
+        let mut event = None;
+        if let Some(member) = self.members.get_mut(node) {
+            if member.instance.boot != identity.boot {
+                self.pulls.forget(node);
+            }
+            event = member.update(identity, state, now);
+        } else if !stale {
+            let member = Member::new(identity, state, now);
+            event = state
+                .is_there()
+                .then(|| MemberEvent::Joined(identity.instance()));
+            self.members.insert(node.clone(), member);
+        }
+        let held = self
+            .members
+            .get(node)
+            .map_or(0, |member| member.tag_version);
+        if state.is_there() && identity.profile.tag_version > held {
+            self.pulls.want(now, node);
+        } else {
+            self.pulls.forget(node);
+        }
+        if !state.is_there() {
+            let at = now + self.timing.stale_after;
+            self.next_sweep = Some(self.next_sweep.map_or(at, |next| next.min(at)));
+            let alone = self.is_alone();
+            self.joining.wake(now, alone);
+        }
+        self.outputs.extend(event.map(MembershipOutput::Event));
+        state.is_there() && !was_there
+    }
+
+    fn is_alone(&self) -> bool {
+        !self.known.values().any(|known| known.state.is_there())
+    }
+
+    // What happens by itself.
+
+    fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// A timer that is late by more than a probe interval: this process did not run.
+    fn stand_still(&mut self) {
+        let late = self.swim.poll_timeout().map(|due| self.now.since(due));
+        if let Some(stalled) = late.filter(|late| *late > self.timing.probe) {
+            self.counters.add("gossip timers late");
+            self.swim.postpone(stalled);
+        }
+    }
+
+    /// Hides members that are gone for long, and forgets those gone for much longer.
+    fn sweep(&mut self) {
+        let (now, shown) = (self.now, self.timing.stale_after);
+        let remembered = shown * REMEMBERED;
+        let mut next: Option<Time> = None;
+        let mut forgotten = Vec::new();
+        for (node, known) in self
+            .known
+            .iter_mut()
+            .filter(|(_, known)| !known.state.is_there())
+        {
+            if known.since + remembered <= now {
+                forgotten.push(known.identity.clone());
+                continue;
+            }
+            if known.since + shown <= now {
+                known.stale = true;
+                self.members.remove(node);
+            }
+            let at = known.since + if known.stale { remembered } else { shown };
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        for identity in forgotten {
+            self.members.remove(&identity.node);
+            self.known.remove(&identity.node);
+            self.swim.forget(now, identity);
+        }
+        self.next_sweep = next;
+        self.flush();
+    }
+
+    /// Asks seeds and failed members to be let in, and a member for more members.
+    fn reach_out(&mut self) {
+        let alone = self.is_alone();
+        if self.joining.round_is_due(self.now, alone, &mut self.rng) {
+            let there = self.known.values().filter(|known| known.state.is_there());
+            let addrs: BTreeSet<_> = there.map(|known| known.identity.profile.addr).collect();
+            let seeds = self.joining.seeds(alone, |seed| addrs.contains(seed));
+            let mut to: Vec<_> = seeds
+                .into_iter()
+                .map(|addr| PeerAddr { node: None, addr })
+                .collect();
+            let failed = self
+                .known
+                .values()
+                .filter(|known| known.state == MemberState::Failed);
+            let failed: Vec<_> = failed.map(|known| known.identity.peer_addr()).collect();
+            if failed.is_empty() && !self.joining.has_seeds() {
+                self.joining.rest();
+            }
+            to.extend(Joining::some_of(failed, &mut self.rng));
+            to.into_iter().for_each(|to| self.ask(to));
+        }
+        if self.joining.catch_up_is_due(self.now) {
+            let there = self.known.values().filter(|known| known.state.is_there());
+            let there: Vec<_> = there.map(|known| known.identity.peer_addr()).collect();
+            if !there.is_empty() {
+                let chosen = self.rng.random_range(0..there.len());
+                self.ask(there[chosen].clone());
+            }
+        }
+    }
+
+    fn ask(&mut self, to: PeerAddr) {
+        let join = Packet::Join(self.swim.identity().clone());
+        self.send(to, &join);
+    }
+
+    fn pull_tags(&mut self) {
+        for node in self.pulls.start_due(self.now) {
+            if let Some(known) = self.known.get(&node) {
+                self.outputs.push_back(MembershipOutput::PullTags {
+                    from: known.identity.peer_addr(),
+                    instance: known.identity.instance(),
+                    version: known.identity.profile.tag_version,
+                });
+            }
+        }
+    }
+
+    fn send(&mut self, to: PeerAddr, packet: &Packet) {
+        let payload = self.digest.encode(packet);
+        self.outputs
+            .push_back(MembershipOutput::Send { to, payload });
+    }
+
+    fn flush(&mut self) {
+        for (to, body) in self.swim.take_sends() {
+            if to.node != self.instance.node {
+                self.outputs.push_back(MembershipOutput::Send {
+                    to: to.peer_addr(),
+                    payload: self.digest.frame_swim(&body),
+                });
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Membership")
+            .field("identity", self.swim.identity())
+            .field("members", &self.members)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
 }
