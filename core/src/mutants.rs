@@ -30,6 +30,10 @@ mutants! {
     SnapshotWithoutPending = "snapshot-without-pending",
     /// A renewal revives guards issued before a lapse (rule S6).
     RenewalRevivesLapsed = "renewal-revives-lapsed",
+    /// A candidate promises itself to a second bootstrap set while it is held by a first.
+    BootstrapPromiseIgnored = "bootstrap-promise-ignored",
+    /// An initiator starts although one promise is missing.
+    BootstrapWithoutAllPromises = "bootstrap-without-all-promises",
 }
 
 #[cfg(not(funk_mutants))]

@@ -12,6 +12,13 @@ impl Counters {
         *self.0.entry(name).or_default() += 1;
     }
 
+    /// Counts all that another machine has counted.
+    pub fn absorb(&mut self, others: Counters) {
+        for (name, count) in others.0 {
+            *self.0.entry(name).or_default() += count;
+        }
+    }
+
     /// How often, 0 if never.
     pub fn count(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or_default()

@@ -105,6 +105,14 @@ pub enum Event {
     },
     /// A cluster of the same name but another id was met and refused: configuration mistake, or a split start.
     ForeignClusterRefused(NodeId),
+    /// A candidate expects another number of candidates than this node does (`bootstrap_expect`): configuration
+    /// mistake. No cluster forms while it is there.
+    BootstrapMismatch {
+        /// The candidate.
+        instance: Instance,
+        /// What it expects.
+        expect: u16,
+    },
     /// The node is stopping.
     Stopping,
 }

@@ -707,6 +707,8 @@ impl Leading {
         let mut assignment = place(cx.committed, shards, wanted, &pinned);
         steer(
             &mut assignment,
+            wanted,
+            &pinned,
             self.avoid.iter().map(|(&shard, (node, _))| (shard, node)),
         );
         assignment

@@ -7,7 +7,7 @@ use super::*;
 /// What the raft log of this node holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LogState {
-    /// This node's own initialisation and nothing else: it may still be abandoned for an older cluster.
+    /// This node's own initialisation and nothing else. It is not announced, and gives way to any cluster that is.
     OnlyOwnInitialisation,
     /// Entries of a cluster.
     Entries,
@@ -40,6 +40,7 @@ pub(super) fn bootstrap_config(config: &EngineConfig) -> BootstrapConfig {
         } else {
             0
         },
+        voters: config.voters,
         has_seeds: !config.seeds.is_empty(),
         timing: config.timing.clone(),
     }
@@ -96,40 +97,33 @@ impl Engine {
     }
 
     /// Two clusters of one name: they never merge. A log that holds nothing but this node's own initialisation
-    /// is no cluster yet and gives way.
+    /// is no cluster yet and gives way. Never both: such a log is not announced, so that one that is heard of has more.
     fn meet_foreign_cluster(&mut self, node: NodeId, heard: ClusterId) {
         self.counters.add("foreign clusters refused");
-        let Some(own) = self.cluster else { return };
-        if self.log == Some(LogState::OnlyOwnInitialisation) && bootstrap::may_abandon(own, heard) {
+        match self.log {
+            Some(LogState::OnlyOwnInitialisation) if self.cluster != Some(heard) => {
+                self.abandon_own_initialisation()
+            }
+            Some(_) => self.emit(Event::ForeignClusterRefused(node)),
+            None => {}
+        }
+    }
+
+    fn abandon_own_initialisation(&mut self) {
+        if self.log == Some(LogState::OnlyOwnInitialisation) {
             self.counters.add("own initialisations abandoned");
             self.log = None;
             self.leading = None;
+            self.abandoning = true;
             self.outputs.push_back(Output::AbandonLog);
-            return;
         }
-        self.emit(Event::ForeignClusterRefused(node));
     }
 
     // Bootstrap.
 
     pub(super) fn drive_bootstrap(&mut self) {
-        if self.log.is_none() && !self.leaving {
-            let candidate = |member: &Member| CandidateView {
-                instance: member.instance.clone(),
-                addr: member.addr,
-                store: member.store,
-                expect: member.expect,
-                is_present: member.is_present(),
-                is_voter: member.kind == MemberKind::Voter,
-            };
-            let candidates = self
-                .membership
-                .members()
-                .iter()
-                .map(|(node, member)| (node.clone(), candidate(member)))
-                .collect();
-            self.bootstrap
-                .update(self.now, &candidates, self.membership.heard_cluster());
+        if self.log != Some(LogState::Entries) && !self.leaving && !self.abandoning {
+            self.update_bootstrap();
         }
         self.bootstrap.handle_timeout(self.now);
         while let Some(output) = self.bootstrap.poll_output() {
@@ -141,20 +135,55 @@ impl Engine {
                     });
                 }
                 BootstrapOutput::Initialise { cluster, members } => {
-                    let members = members.into_iter().take(self.config.voters).collect();
                     self.accept(cluster);
                     self.outputs
                         .push_back(Output::Initialise { cluster, members });
                 }
+                BootstrapOutput::Fence => {
+                    self.abandoning = true;
+                    self.outputs.push_back(Output::AbandonLog);
+                }
+                BootstrapOutput::Abandon => self.abandon_own_initialisation(),
+                BootstrapOutput::Mismatch { instance, expect } => {
+                    self.emit(Event::BootstrapMismatch { instance, expect })
+                }
             }
         }
+        self.counters.absorb(self.bootstrap.take_counters());
         if self.log.is_none()
+            && !self.abandoning
             && let Some(cluster) = self
                 .bootstrap
                 .promised_to()
                 .or_else(|| self.membership.heard_cluster())
         {
             self.accept(cluster);
+        }
+    }
+
+    fn update_bootstrap(&mut self) {
+        let candidate = |member: &Member| CandidateView {
+            instance: member.instance.clone(),
+            addr: member.addr,
+            store: member.store,
+            expect: member.expect,
+            is_present: member.is_present(),
+            is_voter: member.kind == MemberKind::Voter,
+        };
+        let candidates = self
+            .membership
+            .members()
+            .iter()
+            .map(|(node, member)| (node.clone(), candidate(member)))
+            .collect();
+        let heard = self.membership.heard_cluster();
+        self.bootstrap.update(self.now, &candidates, heard);
+        if self.log == Some(LogState::OnlyOwnInitialisation) {
+            if heard.is_some() && heard != self.cluster {
+                self.abandon_own_initialisation();
+            } else if let Some(voters) = self.raft.voters.last() {
+                self.bootstrap.update_own_voters(voters);
+            }
         }
     }
 
@@ -168,19 +197,29 @@ impl Engine {
 
     pub(super) fn handle_initialised(&mut self, cluster: ClusterId, only_own: bool) {
         self.accept(cluster);
-        self.membership.set_cluster(cluster);
-        self.bootstrap.handle_initialised(cluster);
-        self.log = Some(if only_own {
-            LogState::OnlyOwnInitialisation
+        self.bootstrap.handle_initialised(cluster, only_own);
+        if only_own {
+            self.log = Some(LogState::OnlyOwnInitialisation);
         } else {
-            LogState::Entries
-        });
+            self.establish();
+        }
+    }
+
+    /// The log holds more than this node's own initialisation: from now on the cluster is announced.
+    pub(super) fn establish(&mut self) {
+        let Some(cluster) = self.cluster.filter(|_| self.log != Some(LogState::Entries)) else {
+            return;
+        };
+        self.log = Some(LogState::Entries);
+        self.membership.set_cluster(cluster);
+        self.bootstrap.handle_initialised(cluster, false);
     }
 
     pub(super) fn handle_store_replaced(&mut self, store: StoreId) {
         self.config.store = store;
         self.log = None;
         self.cluster = None;
+        self.abandoning = false;
         self.raft = RaftMembers::default();
         self.leadership = Leadership::default();
         self.set_leader(None);
@@ -218,6 +257,7 @@ impl Engine {
             return;
         }
         self.leaving = true;
+        self.bootstrap.withdraw(self.now);
         self.membership.announce_leaving(self.now);
         let in_cluster = self.log.is_some() && self.config.kind != MemberKind::NonMember;
         if !in_cluster {

@@ -5,13 +5,12 @@
 //! the committed map. All numbers are LEB128 varints. Hostile bytes give an error; what they make us allocate is
 //! bounded by [`MAX_SHARDS`] and [`MAX_WORKERS`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::shard_map::{Assignment, AssignmentError, MapMember, ShardMap};
-use crate::ids::{BootId, Epoch, Instance, LogIndex, NodeId, ShardId, WorkerId};
+use crate::ids::{BootId, Epoch, Instance, LogIndex, NodeId, WorkerId};
 use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_WORKERS};
 
 /// Shards whose owners are encoded together.
@@ -234,16 +233,23 @@ fn put_packed(out: &mut Vec<u8>, symbols: &[u32], largest: u32) {
 
 /// Distinct values, ascending, then for each place which one it is.
 fn put_dictionary(out: &mut Vec<u8>, values: &[u64]) {
-    let mut positions: BTreeMap<u64, u32> = values.iter().map(|&value| (value, 0)).collect();
-    put_number(out, positions.len() as u64);
+    // Neighbours are mostly equal: they are looked up once for each run.
+    let runs = || values.chunk_by(|a, b| a == b);
+    let mut distinct: Vec<u64> = runs().map(|run| run[0]).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    put_number(out, distinct.len() as u64);
     let mut last = 0;
-    for (at, (value, position)) in positions.iter_mut().enumerate() {
-        *position = at as u32;
+    for &value in &distinct {
         put_number(out, value - last);
-        last = *value;
+        last = value;
     }
-    let symbols: Vec<u32> = values.iter().map(|value| positions[value]).collect();
-    put_symbols(out, &symbols, (positions.len() as u32).saturating_sub(1));
+    let mut symbols = Vec::with_capacity(values.len());
+    for run in runs() {
+        let symbol = distinct.partition_point(|&value| value < run[0]) as u32;
+        symbols.resize(symbols.len() + run.len(), symbol);
+    }
+    put_symbols(out, &symbols, (distinct.len() as u32).saturating_sub(1));
 }
 
 fn put_weights(out: &mut Vec<u8>, weights: Option<&[u32]>) {
@@ -531,6 +537,7 @@ fn worker_of(members: &[MapMember], symbol: u32) -> WorkerId {
 mod tests {
     use super::super::placement::{Candidate, place};
     use super::*;
+    use crate::ids::ShardId;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -586,9 +593,10 @@ mod tests {
 
     #[test]
     fn a_delta_against_another_map_is_refused() {
-        let map = scattered(2_000, 5);
-        let next = place(&map, 0, &nodes(4), &BTreeSet::new());
+        let map = scattered(2_000, 20);
+        let next = place(&map, 0, &nodes(19), &BTreeSet::new());
         let bytes = encode_assignment(&next, Some(&map));
+        assert_eq!(bytes[0], DELTA, "a twentieth changes: the delta is shorter");
         assert_eq!(decode_assignment(&bytes, &map).unwrap(), next);
         let other = ShardMap::empty()
             .apply_assignment(LogIndex(8), &map.assignment())

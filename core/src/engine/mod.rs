@@ -102,6 +102,8 @@ pub struct Engine {
     cluster: Option<ClusterId>,
     /// Whether the raft log holds anything, and whether that is only this node's own initialisation.
     log: Option<lifecycle::LogState>,
+    /// The store is being thrown away for an empty one: nothing is promised or accepted meanwhile.
+    abandoning: bool,
 
     leadership: Leadership,
     /// Newest term seen anywhere: in raft, in pings, in pongs.
@@ -141,6 +143,7 @@ impl Engine {
             bootstrap,
             cluster: None,
             log: None,
+            abandoning: false,
             leadership: Leadership::default(),
             newest_term: Term(0),
             leading: None,
@@ -480,6 +483,9 @@ impl Engine {
 
     fn handle_applied(&mut self, term: Term, change: Change) {
         self.see_term(term);
+        if !self.abandoning {
+            self.establish();
+        }
         let own = self
             .leading
             .as_ref()
@@ -529,6 +535,9 @@ impl Engine {
             return;
         }
         self.counters.add("snapshots installed");
+        if !self.abandoning {
+            self.establish();
+        }
         if replicated.pending.is_some() {
             self.counters.add("snapshots installed during a change");
         }

@@ -36,26 +36,11 @@ pub fn place(
         last.shards()
     };
     let members = next_members(last, nodes, pinned);
-    let present: BTreeSet<&NodeId> = nodes
-        .iter()
-        .map(|candidate| &candidate.instance.node)
-        .collect();
-    let highest = members
-        .iter()
-        .map(|member| member.worker.0)
-        .chain(last.members().iter().map(|m| m.worker.0))
-        .max();
-    let mut loads = vec![Load::default(); usize::from(highest.unwrap_or(0)) + 1];
-    for member in members
-        .iter()
-        .filter(|member| present.contains(&member.instance.node))
-    {
-        loads[usize::from(member.worker.0)].takes_part = true;
-    }
-    for shard in 0..shards {
-        let load = &mut loads[usize::from(last.worker(ShardId(shard)).0)];
+    let mut loads = loads(last, &members, nodes);
+    for shard in (0..shards).map(ShardId) {
+        let load = &mut loads[usize::from(last.worker(shard).0)];
         load.held += 1;
-        load.pinned += u32::from(!pinned.is_empty() && pinned.contains(&ShardId(shard)));
+        load.pinned += u32::from(!pinned.is_empty() && load.stays && pinned.contains(&shard));
     }
     share_out(&mut loads, &members, shards);
     let owners = hand_out(last, shards, &mut loads, &members, pinned);
@@ -74,15 +59,14 @@ pub fn minimum_moves(last: &ShardMap, nodes: &[NodeId]) -> usize {
         return shards;
     }
     let counts = last.counts();
-    let held = |node: &NodeId| {
-        last.members()
-            .iter()
-            .position(|m| m.instance.node == *node)
-            .map_or(0, |at| counts[at])
-    };
-    let mut held: Vec<usize> = nodes.iter().map(|node| held(node)).collect();
+    let members = last.members().iter().zip(counts);
+    let mut held: Vec<usize> = members
+        .filter(|(member, _)| nodes.contains(&member.instance.node))
+        .map(|(_, held)| held)
+        .collect();
     held.sort_unstable_by(|a, b| b.cmp(a));
     let (base, extra) = (shards / nodes.len(), shards % nodes.len());
+    // Nodes that are new hold nothing and keep nothing: they need no place in `held`.
     let kept: usize = held
         .iter()
         .enumerate()
@@ -91,17 +75,42 @@ pub fn minimum_moves(last: &ShardMap, nodes: &[NodeId]) -> usize {
     shards - kept
 }
 
-/// One worker's part.
+/// The part of one worker id.
 #[derive(Clone, Copy, Default)]
 struct Load {
+    /// Whether the node that has the id in the last map has it in the next one too. The id of a node that goes may
+    /// pass to one that comes, who has nothing of what its predecessor held.
+    stays: bool,
     /// Whether it gets a share; a worker that does not keeps its pinned shards only.
     takes_part: bool,
+    /// Shards in the last map.
     held: u32,
+    /// Of them, those that must not move.
     pinned: u32,
-    /// How many shards it shall have.
-    share: u32,
-    /// Of its share, how many places are free for shards that are not pinned to it.
+    /// How many places are free for shards that are not pinned to it.
     free: u32,
+}
+
+impl Load {
+    /// What it can keep without a move.
+    fn keepable(&self) -> u32 {
+        if self.stays { self.held } else { 0 }
+    }
+}
+
+/// An empty load for each worker id of either map; 0 stands for nobody.
+fn loads(last: &ShardMap, members: &[MapMember], nodes: &[Candidate]) -> Vec<Load> {
+    let present: BTreeSet<&NodeId> = nodes.iter().map(|c| &c.instance.node).collect();
+    let all = members.iter().chain(last.members());
+    let highest = all.map(|member| member.worker.0).max().unwrap_or(0);
+    let mut loads = vec![Load::default(); usize::from(highest) + 1];
+    for member in members {
+        let node = &member.instance.node;
+        let load = &mut loads[usize::from(member.worker.0)];
+        load.stays = last.member(node).is_some();
+        load.takes_part = present.contains(node);
+    }
+    loads
 }
 
 /// Members of the next map: all nodes, and owners of pinned shards. Worker ids go by name and stay.
@@ -145,51 +154,30 @@ fn next_members(
 
 /// Even shares, but never less than what is pinned; the larger ones to those that hold most.
 fn share_out(loads: &mut [Load], members: &[MapMember], shards: u32) {
-    let mut taking: Vec<usize> = members
-        .iter()
-        .map(|m| usize::from(m.worker.0))
-        .filter(|&w| loads[w].takes_part)
-        .collect();
-    let elsewhere = |loads: &[Load]| -> u32 {
-        loads
-            .iter()
-            .skip(1)
-            .filter(|load| !load.takes_part)
-            .map(|load| load.pinned)
-            .sum()
-    };
-    let mut left = shards - elsewhere(loads);
-    // Whoever has more pinned than an even share keeps that, and the others share the rest.
-    while !taking.is_empty() {
-        let even = left / taking.len() as u32;
-        let Some(at) = taking
-            .iter()
-            .position(|&worker| loads[worker].pinned > even + 1)
-        else {
-            break;
-        };
-        let load = &mut loads[taking.remove(at)];
-        load.share = load.pinned;
-        left -= load.pinned;
+    let workers = members.iter().map(|member| usize::from(member.worker.0));
+    let (mut taking, going): (Vec<usize>, Vec<usize>) =
+        workers.partition(|&worker| loads[worker].takes_part);
+    let kept: u32 = going.iter().map(|&worker| loads[worker].pinned).sum();
+    let mut left = shards - kept;
+    // Whoever has more pinned than an even share keeps that, and the others share the rest. Stable sorts: among
+    // equals the order of names decides, `members` being sorted.
+    taking.sort_by_key(|&worker| loads[worker].pinned);
+    while let Some(&worker) = taking.last()
+        && loads[worker].pinned > left / taking.len() as u32
+    {
+        left -= loads[worker].pinned;
+        taking.pop();
     }
-    if !taking.is_empty() {
-        let (base, extra) = (
-            left / taking.len() as u32,
-            (left % taking.len() as u32) as usize,
-        );
-        // Stable: among equals the order of names decides, `members` being sorted.
-        taking.sort_by_key(|&worker| {
-            (
-                loads[worker].pinned <= base,
-                std::cmp::Reverse(loads[worker].held),
-            )
-        });
-        for (at, &worker) in taking.iter().enumerate() {
-            loads[worker].share = (base + u32::from(at < extra)).max(loads[worker].pinned);
-        }
+    if taking.is_empty() {
+        return;
     }
-    for load in loads.iter_mut() {
-        load.free = load.share.saturating_sub(load.pinned);
+    let even = left / taking.len() as u32;
+    let extra = (left % taking.len() as u32) as usize;
+    taking.sort_unstable();
+    taking.sort_by_key(|&worker| std::cmp::Reverse(loads[worker].keepable()));
+    for (at, &worker) in taking.iter().enumerate() {
+        let share = even + u32::from(at < extra);
+        loads[worker].free = share - loads[worker].pinned;
     }
 }
 
@@ -206,9 +194,9 @@ fn hand_out(
     for shard in (0..shards).map(ShardId) {
         let worker = last.worker(shard);
         let load = &mut loads[usize::from(worker.0)];
-        if worker.0 != 0 && !pinned.is_empty() && pinned.contains(&shard) {
+        if load.stays && !pinned.is_empty() && pinned.contains(&shard) {
             owners[shard.0 as usize] = worker;
-        } else if worker.0 != 0 && load.takes_part && load.free > 0 {
+        } else if load.stays && load.free > 0 {
             load.free -= 1;
             owners[shard.0 as usize] = worker;
         } else {
@@ -333,6 +321,24 @@ mod tests {
         assert!((0..4).all(|shard| next.owner(ShardId(shard)).is_none()));
     }
 
+    #[test]
+    fn i5_a_node_that_gets_the_worker_id_of_another_does_not_get_its_shards() {
+        let map = start(15, &candidates([0, 1, 2, 3, 7]));
+        let nodes = candidates([0, 1, 2, 4, 5, 6, 7, 8, 10, 11, 12]);
+        let next = apply(&map, &place(&map, 0, &nodes, &BTreeSet::new()));
+        let worker = |map: &ShardMap, n| map.member(&candidate(n, 1).instance.node).unwrap().worker;
+        assert_eq!(worker(&map, 3), worker(&next, 4));
+        assert_eq!(moved(&map, &next), 7);
+    }
+
+    #[test]
+    fn equal_pins_above_an_even_share_leave_the_others_even() {
+        let map = start(13, &candidates([0, 1]));
+        let pinned: BTreeSet<ShardId> = [0, 1, 2, 10, 11, 12].map(ShardId).into();
+        let next = apply(&map, &place(&map, 0, &candidates(0..6), &pinned));
+        assert_eq!(next.counts(), [3, 3, 2, 2, 2, 1]);
+    }
+
     proptest! {
         #[test]
         fn i5_balanced_with_exactly_the_minimum_of_moves(
@@ -390,6 +396,17 @@ mod tests {
                 prop_assert_eq!(next.epoch(shard), map.epoch(shard));
             }
             prop_assert!((0..shards).all(|shard| next.owner(ShardId(shard)).is_some()));
+            // Whoever has more than the fewest plus one has only what is pinned to it; who goes, too.
+            let counts = next.counts();
+            let staying = |at: &usize| *at < next.members().len() && names(&candidates(0..after)).contains(&next.members()[*at].instance.node);
+            let fewest = (0..counts.len()).filter(staying).map(|at| counts[at]).min().unwrap();
+            for (at, member) in next.members().iter().enumerate() {
+                if !staying(&at) || counts[at] > fewest + 1 {
+                    prop_assert!(next.owned_by(&member.instance).all(|(shard, _)| pinned.contains(&shard)));
+                }
+            }
+            let again = place(&next, 0, &candidates(0..after), &pinned);
+            prop_assert_eq!(again.owners, next.assignment().owners, "a feasible map is never changed");
         }
     }
 }

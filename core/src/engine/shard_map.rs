@@ -63,7 +63,7 @@ pub enum AssignmentError {
 /// Shard -> (owner, epoch), for all shards. Cheap to clone.
 ///
 /// Invariant: members are sorted by name and have distinct positive worker ids; every owner is 0 or one of them.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct ShardMap {
     index: LogIndex,
     members: Arc<[MapMember]>,
@@ -72,6 +72,20 @@ pub struct ShardMap {
     owners: Arc<[WorkerId]>,
     epochs: Arc<[Epoch]>,
     weights: Option<Arc<[u32]>>,
+}
+
+impl Default for ShardMap {
+    fn default() -> Self {
+        Self {
+            index: LogIndex(0),
+            members: Arc::default(),
+            // As of any map without members, so that equal maps are equal in every field.
+            positions: Arc::new([0]),
+            owners: Arc::default(),
+            epochs: Arc::default(),
+            weights: None,
+        }
+    }
 }
 
 impl ShardMap {
@@ -294,28 +308,22 @@ fn positions(members: &[MapMember]) -> Result<Vec<u16>, AssignmentError> {
 
 /// Who must drain before `proposed` may be committed: owners in `committed` that lose a shard, and nodes that gain one.
 pub fn ack_set(committed: &ShardMap, proposed: &ShardMap) -> BTreeSet<Instance> {
-    let mut workers = (BTreeSet::new(), BTreeSet::new());
-    for shard in 0..proposed.owners.len() {
-        if proposed.epochs[shard].0 == proposed.index.0 {
-            workers.0.insert(committed.worker(ShardId(shard as u32)));
-            workers.1.insert(proposed.owners[shard]);
+    let mut losers = vec![false; committed.positions.len()];
+    let mut gainers = vec![false; proposed.positions.len()];
+    for (shard, epoch) in proposed.epochs.iter().enumerate() {
+        if epoch.0 == proposed.index.0 {
+            losers[usize::from(committed.worker(ShardId(shard as u32)).0)] = true;
+            gainers[usize::from(proposed.owners[shard].0)] = true;
         }
     }
-    let instance = |map: &ShardMap, worker: WorkerId| {
-        map.members
-            .iter()
-            .find(|member| member.worker == worker)
-            .map(|member| member.instance.clone())
+    let marked = |map: &ShardMap, marks: &[bool]| -> Vec<Instance> {
+        let members = map.members.iter();
+        let marked = members.filter(|member| marks[usize::from(member.worker.0)]);
+        marked.map(|member| member.instance.clone()).collect()
     };
-    let losers = workers
-        .0
-        .into_iter()
-        .filter_map(|worker| instance(committed, worker));
-    let gainers = workers
-        .1
-        .into_iter()
-        .filter_map(|worker| instance(proposed, worker));
-    losers.chain(gainers).collect()
+    let mut set = BTreeSet::from_iter(marked(committed, &losers));
+    set.extend(marked(proposed, &gainers));
+    set
 }
 
 #[cfg(test)]
@@ -363,6 +371,84 @@ pub(super) mod tests {
             3,
             "a loses and gains, the old b loses, the new b gains: {acks:?}"
         );
+    }
+
+    fn two_maps(
+        first: &Assignment,
+        second: &Assignment,
+    ) -> (ShardMap, ShardMap, BTreeSet<Instance>) {
+        let committed = ShardMap::empty()
+            .apply_assignment(LogIndex(5), first)
+            .unwrap();
+        let proposed = committed.apply_assignment(LogIndex(9), second).unwrap();
+        let acks = ack_set(&committed, &proposed);
+        (committed, proposed, acks)
+    }
+
+    #[test]
+    fn i4_losers_and_gainers_must_ack_and_nobody_else() {
+        let members = [
+            member("a", 1, 1),
+            member("b", 1, 2),
+            member("c", 1, 3),
+            member("d", 1, 4),
+        ];
+        let first = assignment(&members, &[1, 2, 3, 4]);
+        let second = assignment(&members, &[1, 3, 3, 4]);
+        let (_, _, acks) = two_maps(&first, &second);
+        let expected = BTreeSet::from([members[1].instance.clone(), members[2].instance.clone()]);
+        assert_eq!(acks, expected);
+        assert_eq!(two_maps(&first, &first).2, BTreeSet::new());
+    }
+
+    #[test]
+    fn i4_a_node_that_goes_and_one_that_takes_its_worker_id_both_ack() {
+        let first = assignment(&[member("a", 1, 1), member("b", 1, 2)], &[1, 2]);
+        let second = assignment(&[member("a", 1, 1), member("c", 1, 2)], &[1, 2]);
+        let (committed, proposed, acks) = two_maps(&first, &second);
+        let expected = BTreeSet::from([
+            committed.members()[1].instance.clone(),
+            proposed.members()[1].instance.clone(),
+        ]);
+        assert_eq!(acks, expected);
+        assert_eq!(proposed.epoch(ShardId(0)), Epoch(5));
+        assert_eq!(proposed.epoch(ShardId(1)), Epoch(9));
+    }
+
+    #[test]
+    fn i4_first_owners_ack_and_shards_that_nobody_has_ask_nobody() {
+        let first = assignment(&[member("a", 1, 1)], &[1, 0]);
+        let map = ShardMap::empty()
+            .apply_assignment(LogIndex(5), &first)
+            .unwrap();
+        let a = map.members()[0].instance.clone();
+        assert_eq!(
+            ack_set(&ShardMap::empty(), &map),
+            BTreeSet::from([a.clone()])
+        );
+        let (_, _, acks) = two_maps(&first, &assignment(&[], &[0, 0]));
+        assert_eq!(acks, BTreeSet::from([a]), "it loses, nobody gains");
+    }
+
+    #[test]
+    fn p2_a_superseding_proposal_is_measured_against_the_committed_map() {
+        let members = [member("a", 1, 1), member("b", 1, 2)];
+        let committed = ShardMap::empty()
+            .apply_assignment(LogIndex(5), &assignment(&members, &[1, 2]))
+            .unwrap();
+        let void = committed
+            .apply_assignment(LogIndex(9), &assignment(&members, &[2, 2]))
+            .unwrap();
+        assert_eq!(void.epoch(ShardId(0)), Epoch(9));
+        let back = committed
+            .apply_assignment(LogIndex(12), &assignment(&members, &[1, 2]))
+            .unwrap();
+        assert_eq!(
+            back.epoch(ShardId(0)),
+            Epoch(5),
+            "a never lost it: its token is the old one"
+        );
+        assert_eq!(ack_set(&committed, &back), BTreeSet::new());
     }
 
     #[test]
