@@ -4,3 +4,5 @@ pub mod engine_world;
 pub mod invariants;
 pub mod model_raft;
 pub mod random;
+pub mod mutation;
+pub mod sweep;

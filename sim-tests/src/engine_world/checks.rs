@@ -59,7 +59,9 @@ impl World {
             self.tally.add("superseded proposals");
         }
         self.handoff.last_proposed = pending.map.index();
-        self.pins |= self.running().any(|(_, process)| process.engine.counters().count("drains given up") > 0);
+        let gave_up = |process: &Process| process.engine.counters().count("drains given up") > 0;
+        let any = self.running().any(|(_, process)| gave_up(process));
+        self.pins |= any;
         let slack = if self.pins { base.shards() as usize } else { 0 };
         trace!(
             self,

@@ -5,15 +5,15 @@ use funk::time::Time;
 const MILLION: u128 = 1_000_000;
 
 /// True time, in nanoseconds since the run began.
-pub type TrueTime = u64;
+pub(super) type TrueTime = u64;
 
 /// Reads `offset + true * (1 + ppm / 1e6)`.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     /// What it shows at true time 0.
-    pub offset: u64,
+    pub(super) offset: u64,
     /// Error of its rate, in parts per million.
-    pub ppm: i32,
+    pub(super) ppm: i32,
 }
 
 impl Clock {
@@ -22,12 +22,12 @@ impl Clock {
     }
 
     /// What it shows at this true time.
-    pub fn read(&self, at: TrueTime) -> Time {
+    pub(super) fn read(&self, at: TrueTime) -> Time {
         Time(self.offset + (u128::from(at) * self.rate() / MILLION) as u64)
     }
 
     /// The first true time at which it shows `time` or later; 0 if it did from the start.
-    pub fn when(&self, time: Time) -> TrueTime {
+    pub(super) fn when(&self, time: Time) -> TrueTime {
         let shown = u128::from(time.0.saturating_sub(self.offset));
         u64::try_from((shown * MILLION).div_ceil(self.rate())).unwrap_or(u64::MAX)
     }

@@ -19,7 +19,7 @@ enum Phase {
     /// Applied somewhere; these must drain.
     Draining(LogIndex, Arc<BTreeSet<Instance>>),
     /// All have acknowledged or are excused; the decision is in a log.
-    Deciding(LogIndex, Arc<BTreeSet<Instance>>),
+    Deciding(Arc<BTreeSet<Instance>>),
     /// In force somewhere.
     InForce(Arc<ShardMap>),
 }
@@ -54,7 +54,7 @@ impl World {
         if let Phase::Draining(draining, ack_set) = &self.handoff.phase
             && *draining == index
         {
-            self.handoff.phase = Phase::Deciding(index, ack_set.clone());
+            self.handoff.phase = Phase::Deciding(ack_set.clone());
             self.maybe_ambush(Duration::from_millis(2));
         }
     }
@@ -98,7 +98,7 @@ impl World {
                     _ => "hand-offs interrupted between acks",
                 }
             }
-            Phase::Deciding(_, ack_set) if self.takes_part(at, ack_set) => {
+            Phase::Deciding(ack_set) if self.takes_part(at, ack_set) => {
                 "hand-offs interrupted between the last ack and the commit"
             }
             Phase::InForce(map) => {
@@ -119,7 +119,7 @@ impl World {
             return;
         }
         let parts: Vec<usize> = match &self.handoff.phase {
-            Phase::Draining(_, ack_set) | Phase::Deciding(_, ack_set) => {
+            Phase::Draining(_, ack_set) | Phase::Deciding(ack_set) => {
                 (0..self.nodes.len()).filter(|&at| self.takes_part(at, ack_set)).collect()
             }
             _ => Vec::new(),

@@ -16,7 +16,7 @@ struct Burst {
 
 /// All links.
 #[derive(Debug)]
-pub struct Network {
+pub(super) struct Network {
     profile: Net,
     /// `[from][to]`: how many cuts lie on the link.
     cuts: Vec<Vec<u8>>,
@@ -25,16 +25,16 @@ pub struct Network {
 }
 
 /// Links that are cut together and healed together.
-pub type Cut = Vec<(usize, usize)>;
+pub(super) type Cut = Vec<(usize, usize)>;
 
 impl Network {
     /// All links whole.
-    pub fn new(nodes: usize, profile: Net, random: Random) -> Self {
+    pub(super) fn new(nodes: usize, profile: Net, random: Random) -> Self {
         Self { profile, cuts: vec![vec![0; nodes]; nodes], burst: Burst::default(), random }
     }
 
     /// The arrivals of a message that is sent now: none, one or two.
-    pub fn send(&mut self, now: TrueTime, from: usize, to: usize) -> [Option<TrueTime>; 2] {
+    pub(super) fn send(&mut self, now: TrueTime, from: usize, to: usize) -> [Option<TrueTime>; 2] {
         let burst = if now < self.burst.until { self.burst } else { Burst::default() };
         if self.cuts[from][to] > 0 || self.random.chance(self.profile.loss + burst.loss) {
             return [None; 2];
@@ -53,27 +53,27 @@ impl Network {
     }
 
     /// Whether messages pass.
-    pub fn is_open(&self, from: usize, to: usize) -> bool {
+    pub(super) fn is_open(&self, from: usize, to: usize) -> bool {
         self.cuts[from][to] == 0
     }
 
     /// Cuts these links.
-    pub fn cut(&mut self, links: &Cut) {
+    pub(super) fn cut(&mut self, links: &Cut) {
         links.iter().for_each(|&(from, to)| self.cuts[from][to] += 1);
     }
 
     /// Heals them.
-    pub fn heal(&mut self, links: &Cut) {
+    pub(super) fn heal(&mut self, links: &Cut) {
         links.iter().for_each(|&(from, to)| self.cuts[from][to] = self.cuts[from][to].saturating_sub(1));
     }
 
     /// Loses and delays much until then.
-    pub fn burst(&mut self, until: TrueTime, loss: f64, delay: Duration) {
+    pub(super) fn burst(&mut self, until: TrueTime, loss: f64, delay: Duration) {
         self.burst = Burst { until, loss, delay };
     }
 
     /// Whole again; little is lost any more, nothing for long.
-    pub fn calm(&mut self) {
+    pub(super) fn calm(&mut self) {
         self.cuts.iter_mut().flatten().for_each(|cut| *cut = 0);
         self.burst = Burst::default();
         self.profile.loss = 0.0;

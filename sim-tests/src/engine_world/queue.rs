@@ -7,7 +7,7 @@ use super::clock::TrueTime;
 
 /// Events in the order of their times; of equal times in the order in which they were put in.
 #[derive(Debug)]
-pub struct Queue<E> {
+pub(super) struct Queue<E> {
     heap: BinaryHeap<Reverse<Slot<E>>>,
     count: u64,
 }
@@ -43,13 +43,13 @@ impl<E> Default for Queue<E> {
 
 impl<E> Queue<E> {
     /// It will happen then.
-    pub fn push(&mut self, at: TrueTime, event: E) {
+    pub(super) fn push(&mut self, at: TrueTime, event: E) {
         self.count += 1;
         self.heap.push(Reverse(Slot { key: (at, self.count), event }));
     }
 
     /// What happens first.
-    pub fn pop(&mut self) -> Option<(TrueTime, E)> {
+    pub(super) fn pop(&mut self) -> Option<(TrueTime, E)> {
         self.heap.pop().map(|Reverse(slot)| (slot.key.0, slot.event))
     }
 }

@@ -51,7 +51,8 @@ impl Raft {
 
     fn send_to_voters(&mut self, config: &Config, message: impl Fn(Rid) -> Message) {
         let voters: BTreeSet<Rid> = config.voters.iter().flatten().copied().collect();
-        for to in voters.into_iter().filter(|&to| to != self.id) {
+        let me = self.id;
+        for to in voters.into_iter().filter(|&to| to != me) {
             self.send(to, message(to));
         }
     }

@@ -30,7 +30,8 @@ pub use log::{Config, Entry, Log, Payload, Snapshot, Store};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Rid(pub u16);
 
-/// What members say to each other.
+/// What members say to each other. Terms, and positions as (term of the last entry, length of the log).
+#[allow(missing_docs, reason = "the fields say what they are")]
 #[derive(Clone, Debug)]
 pub enum Message {
     /// Would you vote for me in the term after `term`?
@@ -52,6 +53,7 @@ pub enum Message {
 }
 
 /// What the raft tells its node.
+#[allow(missing_docs, reason = "the fields say what they are")]
 #[derive(Clone, Debug)]
 pub enum Out {
     /// Send it.
