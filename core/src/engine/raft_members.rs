@@ -50,8 +50,16 @@ impl Situation<'_> {
 
 /// The next configuration, if another one is due: one joint change at a time (rule M1).
 pub(super) fn next_change(s: &Situation<'_>) -> Option<MemberChange> {
-    let [current] = s.raft.voters.as_slice() else {
-        return None;
+    let current = match s.raft.voters.as_slice() {
+        [current] => current,
+        // The leader that began this joint change is gone: it is brought to its end before anything else (rule M1).
+        [_, wanted] => {
+            return Some(MemberChange {
+                voters: wanted.clone(),
+                members: s.raft.members.clone(),
+            });
+        }
+        _ => return None,
     };
     let mut next = MemberChange {
         voters: current.clone(),
