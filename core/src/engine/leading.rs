@@ -813,6 +813,10 @@ impl Leading {
         let owns = |node: &NodeId| {
             names(cx.committed, node) || cx.pending.is_some_and(|p| names(&p.map, node))
         };
+        let answers = |instance: &Instance| {
+            let heard = self.followers.get(instance).and_then(|f| f.heard);
+            heard.is_some_and(|heard| cx.now < heard + cx.timing.dead_after)
+        };
         let situation = raft_members::Situation {
             me: &cx.me.node,
             raft: cx.raft,
@@ -820,6 +824,7 @@ impl Leading {
             timing: cx.timing,
             voters: cx.voters,
             silent_for: &silent_for,
+            answers: &answers,
             owns: &owns,
         };
         if let Some(change) = raft_members::next_change(&situation) {
