@@ -11,7 +11,8 @@ impl Raft {
         leader.heartbeat_at = now + heartbeat;
         leader.beats += 1;
         let report = leader.beats.is_multiple_of(REPORT_EVERY);
-        if allowed {
+        let transferring = leader.transferring;
+        if allowed || transferring {
             self.replicate(now, true);
         }
         if report {
@@ -53,6 +54,10 @@ impl Raft {
         for (&id, progress) in leader.progress.iter_mut().filter(|(id, _)| **id != self.id) {
             if heartbeat && progress.matched > 0 {
                 progress.next = progress.matched;
+            }
+            // A leader that hands on sends no heartbeats, but replication of what is there goes on.
+            if leader.transferring && progress.matched == len {
+                continue;
             }
             sends.push((id, progress.next));
             progress.next = len;
