@@ -2,6 +2,7 @@
 
 use funk::engine::Event as EngineEvent;
 use funk::engine::replicated::Change;
+use funk::engine::shard_map::ShardMap;
 use funk::ids::{LogIndex, Term};
 use funk::log_message::LogMessage;
 
@@ -33,18 +34,10 @@ impl World {
         }
     }
 
-    fn observe_committed(&mut self, at: usize, before: LogIndex, map: &Arc<funk::engine::shard_map::ShardMap>, skipped: bool) {
+    fn observe_committed(&mut self, at: usize, before: LogIndex, map: &Arc<ShardMap>, skipped: bool) {
         trace!(self, "n{at} has map {} in force{}", map.index(), if skipped { ", by snapshot" } else { "" });
-        match self.maps.committed(before, map, skipped) {
-            Ok(None) => {}
-            Ok(Some(base)) => {
-                self.tally.add("maps committed");
-                let verdict = self.acked.committed(&base, map);
-                self.note(verdict);
-                self.handoff_in_force(map);
-            }
-            Err(violation) => self.note(Err(violation)),
-        }
+        let verdict = self.maps.seen(before, map, skipped);
+        self.note(verdict);
     }
 
     /// A proposal is applied for the first time anywhere.
@@ -56,7 +49,7 @@ impl World {
         self.tally.add("maps proposed");
         let undecided = self.handoff.last_proposed > self.maps.last().map_or(LogIndex(0), |map| map.index());
         if undecided {
-            self.tally.add("superseded proposals");
+            self.tally.add("maps superseded");
         }
         self.handoff.last_proposed = pending.map.index();
         let gave_up = |process: &Process| process.engine.counters().count("drains given up") > 0;
@@ -76,9 +69,23 @@ impl World {
         self.handoff_draining(&pending);
     }
 
+    /// A replica has applied an entry; its engine may hear of it later.
     pub(super) fn observe_applied(&mut self, at: usize, index: LogIndex, term: Term, message: &LogMessage, change: &Change) {
-        if let Change::Void(reason) = change {
-            trace!(self, "n{at}: entry {index} of term {term} is void: {reason:?} {message:?}");
+        match change {
+            Change::Committed { map } => match self.maps.applied(map) {
+                Ok(None) => {}
+                Ok(Some(base)) => {
+                    self.tally.add("maps committed");
+                    let verdict = self.acked.committed(&base, map);
+                    self.note(verdict);
+                    self.handoff_in_force(map);
+                }
+                Err(violation) => self.note(Err(violation)),
+            },
+            Change::Void(reason) => {
+                trace!(self, "n{at}: entry {index} of term {term} is void: {reason:?} {message:?}");
+            }
+            _ => {}
         }
     }
 

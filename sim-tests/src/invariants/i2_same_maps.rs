@@ -12,38 +12,41 @@ use super::{Verdict, Violation};
 pub struct SameMaps(Vec<Arc<ShardMap>>);
 
 impl SameMaps {
-    /// A node has put `map` in force after the one at `before`; `skipped`: by a snapshot. Answers whether it is
-    /// the first to do so, with the map that was in force before it.
-    pub fn committed(
-        &mut self,
-        before: LogIndex,
-        map: &Arc<ShardMap>,
-        skipped: bool,
-    ) -> Result<Option<Arc<ShardMap>>, Violation> {
-        let index = map.index();
-        let wrong = |what: String| Err(Violation::new("I2", what));
-        if index <= before {
-            return wrong(format!("map {index} came into force after map {before}"));
-        }
+    /// A replica has applied the entry that puts `map` in force. Answers, if it is the first to do so, with the map
+    /// that was in force before.
+    pub fn applied(&mut self, map: &Arc<ShardMap>) -> Result<Option<Arc<ShardMap>>, Violation> {
         let last = self.0.last().cloned().unwrap_or_default();
-        if index > last.index() {
-            if before != last.index() {
-                return wrong(format!("map {index} came into force after {before}, but elsewhere {} did", last.index()));
-            }
+        if map.index() > last.index() {
             self.0.push(map.clone());
             return Ok(Some(last));
         }
-        let Ok(at) = self.0.binary_search_by_key(&index, |map| map.index()) else {
-            return wrong(format!("map {index} came into force on one node only, beside map {}", last.index()));
-        };
-        if !Arc::ptr_eq(&self.0[at], map) && self.0[at] != *map {
-            return wrong(format!("map {index} differs between nodes"));
+        self.known(map).map(|_| None)
+    }
+
+    /// A node has put `map` in force after the one at `before`; `skipped`: by a snapshot.
+    pub fn seen(&self, before: LogIndex, map: &Arc<ShardMap>, skipped: bool) -> Verdict {
+        let index = map.index();
+        if index <= before {
+            return Err(Violation::new("I2", format!("map {index} came into force after map {before}")));
         }
+        let at = self.known(map)?;
         let previous = at.checked_sub(1).map_or(LogIndex(0), |at| self.0[at].index());
         if !skipped && previous != before {
-            return wrong(format!("map {index} came into force after {before}, elsewhere after {previous}"));
+            let what = format!("map {index} came into force after {before}, elsewhere after {previous}");
+            return Err(Violation::new("I2", what));
         }
-        Ok(None)
+        Ok(())
+    }
+
+    fn known(&self, map: &Arc<ShardMap>) -> Result<usize, Violation> {
+        let index = map.index();
+        let Ok(at) = self.0.binary_search_by_key(&index, |map| map.index()) else {
+            return Err(Violation::new("I2", format!("map {index} came into force on one node only")));
+        };
+        if !Arc::ptr_eq(&self.0[at], map) && self.0[at] != *map {
+            return Err(Violation::new("I2", format!("map {index} differs between nodes")));
+        }
+        Ok(at)
     }
 
     /// The newest map in force anywhere.
@@ -55,10 +58,33 @@ impl SameMaps {
     pub fn count(&self) -> usize {
         self.0.len()
     }
+}
 
-    /// That a node holds one of the maps that came into force.
-    pub fn check_known(&self, map: &Arc<ShardMap>) -> Verdict {
-        let known = map.index() == LogIndex(0) || self.0.binary_search_by_key(&map.index(), |map| map.index()).is_ok();
-        if known { Ok(()) } else { Err(Violation::new("I2", format!("map {} came into force unseen", map.index()))) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use funk::engine::placement::{Candidate, place};
+    use funk::ids::{BootId, Instance, NodeId};
+    use std::collections::BTreeSet;
+
+    fn map(index: u64, node: &str) -> Arc<ShardMap> {
+        let instance = Instance { node: NodeId::new(node).unwrap(), boot: BootId(1) };
+        let assignment = place(&ShardMap::empty(), 2, &[Candidate { instance, capacity: 1 }], &BTreeSet::new());
+        Arc::new(ShardMap::empty().apply_assignment(LogIndex(index), &assignment).unwrap())
+    }
+
+    #[test]
+    fn another_order_another_content_and_a_gap_are_seen() {
+        let mut maps = SameMaps::default();
+        for index in [3, 5, 9] {
+            assert!(maps.applied(&map(index, "a")).unwrap().is_some());
+        }
+        assert_eq!(maps.applied(&map(5, "a")), Ok(None));
+        assert!(maps.applied(&map(5, "b")).is_err());
+        assert!(maps.applied(&map(4, "a")).is_err());
+        assert!(maps.seen(LogIndex(3), &map(5, "a"), false).is_ok());
+        assert!(maps.seen(LogIndex(3), &map(9, "a"), false).is_err());
+        assert!(maps.seen(LogIndex(3), &map(9, "a"), true).is_ok());
+        assert!(maps.seen(LogIndex(9), &map(5, "a"), true).is_err());
     }
 }
