@@ -115,6 +115,8 @@ pub(super) struct Leading {
     followers: BTreeMap<Instance, Follower>,
     excused: BTreeSet<Instance>,
     next_ping: Time,
+    /// Whether it acted when it was last driven (rule L3): otherwise only a quorum's answer wakes it, not a ping.
+    acting: bool,
     in_flight: Option<InFlight>,
     /// When the pending proposal of this term was applied here.
     pending_since: Time,
@@ -129,6 +131,8 @@ pub(super) struct Leading {
     held_off: BTreeMap<Instance, Pin>,
     avoid: BTreeMap<ShardId, (NodeId, Time)>,
     changing_members: bool,
+    /// When a configuration change may be tried again: the last one was refused.
+    change_members_at: Time,
     /// Earliest time at which waiting alone changes what is to be done.
     wake_at: Option<Time>,
 }
@@ -146,6 +150,7 @@ impl Leading {
             followers: BTreeMap::new(),
             excused: BTreeSet::new(),
             next_ping: now,
+            acting: false,
             in_flight: None,
             pending_since: now,
             settle_at: None,
@@ -155,6 +160,7 @@ impl Leading {
             held_off: BTreeMap::new(),
             avoid: BTreeMap::new(),
             changing_members: false,
+            change_members_at: now,
             wake_at: None,
         }
     }
@@ -223,8 +229,12 @@ impl Leading {
         self.reconsider = true;
     }
 
-    pub(super) fn handle_members_changed(&mut self) {
+    /// A configuration change ended. One that was refused is not tried again at once: raft would refuse it again.
+    pub(super) fn handle_members_changed(&mut self, now: Time, done: bool, timing: &Timing) {
         self.changing_members = false;
+        if !done {
+            self.change_members_at = now + timing.election_max;
+        }
     }
 
     /// The machine stood still until now: what others did not say meanwhile proves nothing.
@@ -308,7 +318,8 @@ impl Leading {
         if !self.is_ready() {
             return self.open_term(cx, out);
         }
-        if !self.acts(cx) {
+        self.acting = self.acts(cx);
+        if !self.acting {
             return;
         }
         if self.next_ping <= cx.now {
@@ -351,7 +362,7 @@ impl Leading {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let ping = self.ready.as_ref().map(|_| self.next_ping);
+        let ping = self.acting.then_some(self.next_ping);
         [ping, self.wake_at].into_iter().flatten().min()
     }
 
@@ -807,6 +818,9 @@ impl Leading {
         if self.changing_members {
             return;
         }
+        if cx.now < self.change_members_at {
+            return self.wake(Some(self.change_members_at));
+        }
         let Some((ready_at, _)) = self.ready else {
             return;
         };
@@ -830,6 +844,10 @@ impl Leading {
         let owns = |node: &NodeId| {
             names(cx.committed, node) || cx.pending.is_some_and(|p| names(&p.map, node))
         };
+        let answers = |instance: &Instance| {
+            let heard = self.followers.get(instance).and_then(|f| f.heard);
+            heard.is_some_and(|heard| cx.now < heard + cx.timing.dead_after)
+        };
         let situation = raft_members::Situation {
             me: &cx.me.node,
             raft: cx.raft,
@@ -837,6 +855,7 @@ impl Leading {
             timing: cx.timing,
             voters: cx.voters,
             silent_for: &silent_for,
+            answers: &answers,
             owns: &owns,
         };
         if let Some(change) = raft_members::next_change(&situation) {

@@ -303,10 +303,11 @@ impl Engine {
                     leading.handle_quorum_ack(sent_at);
                 }
             }
-            Input::MembersChanged { .. } => self
-                .leading
-                .iter_mut()
-                .for_each(Leading::handle_members_changed),
+            Input::MembersChanged { done } => {
+                if let Some(leading) = &mut self.leading {
+                    leading.handle_members_changed(self.now, done, &self.config.timing);
+                }
+            }
             Input::ClockJumped => self.handle_clock_jump(),
             Input::Drained(shards) => {
                 let steps = self.serving.drained(&shards);

@@ -1,11 +1,11 @@
 //! The raft configuration that should be (rules M0 to M3): a pure function of what the leader knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::io::{MemberChange, RaftMembers};
 use super::membership::{Member, MemberState};
-use crate::ids::{LogIndex, MemberKind, NodeId, RaftId};
+use crate::ids::{Instance, LogIndex, MemberKind, NodeId, RaftId};
 use crate::timing::Timing;
 
 /// A non-voter that lacks at most so many entries has caught up: it is one round of replication behind.
@@ -21,6 +21,8 @@ pub(super) struct Situation<'a> {
     pub(super) voters: usize,
     /// For how long a node has not answered pings.
     pub(super) silent_for: &'a dyn Fn(&NodeId) -> Duration,
+    /// Whether a run has answered pings lately, in this term.
+    pub(super) answers: &'a dyn Fn(&Instance) -> bool,
     /// Whether a map in force or pending names the node.
     pub(super) owns: &'a dyn Fn(&NodeId) -> bool,
 }
@@ -32,8 +34,11 @@ impl Situation<'_> {
             .map_or(MemberKind::NonVoter, |member| member.kind)
     }
 
-    fn is_live(&self, node: &NodeId) -> bool {
-        (self.silent_for)(node) < self.timing.dead_after
+    /// Whether the run that holds *this store* answers: a name that lost its store cannot vote as what it was
+    /// (rule M0). A run that was not heard in this term yet counts as dead here: to wait costs nothing.
+    fn is_live(&self, id: &RaftId) -> bool {
+        let holds = |member: &Member| member.store == id.store && (self.answers)(&member.instance);
+        id.node == *self.me || self.members.get(&id.node).is_some_and(holds)
     }
 
     fn is_going(&self, node: &NodeId) -> bool {
@@ -50,8 +55,10 @@ impl Situation<'_> {
 
 /// The next configuration, if another one is due: one joint change at a time (rule M1).
 pub(super) fn next_change(s: &Situation<'_>) -> Option<MemberChange> {
-    let [current] = s.raft.voters.as_slice() else {
-        return None;
+    let current = match s.raft.voters.as_slice() {
+        [current] => current,
+        [before, wanted] => return end_joint_change(s, before, wanted),
+        _ => return None,
     };
     let mut next = MemberChange {
         voters: current.clone(),
@@ -62,6 +69,22 @@ pub(super) fn next_change(s: &Situation<'_>) -> Option<MemberChange> {
     choose_voters(s, &mut next);
     let unchanged = next.voters == *current && next.members == s.raft.members;
     (!unchanged && is_safe(s, &next)).then_some(next)
+}
+
+/// The leader that began this joint change is gone: it is brought to an end before anything else (rule M1),
+/// forwards if the voters that were wanted are there, else back.
+fn end_joint_change(
+    s: &Situation<'_>,
+    before: &BTreeSet<RaftId>,
+    wanted: &BTreeSet<RaftId>,
+) -> Option<MemberChange> {
+    let to = |voters: &BTreeSet<RaftId>| MemberChange {
+        voters: voters.clone(),
+        members: s.raft.members.clone(),
+    };
+    [to(wanted), to(before)]
+        .into_iter()
+        .find(|next| is_safe(s, next))
 }
 
 /// New nodes, and names that came back with a new store: as non-voters (rule M0).
@@ -75,12 +98,10 @@ fn admit(s: &Situation<'_>, next: &mut MemberChange) {
             node: node.clone(),
             store: member.store,
         };
-        if next.members.get(&id) != Some(&member.addr) {
-            next.members
-                .retain(|old, _| old.node != *node || *old == id);
-            next.voters.retain(|old| old.node != *node || *old == id);
-            next.members.insert(id, member.addr);
-        }
+        next.members
+            .retain(|old, _| old.node != *node || *old == id);
+        next.voters.retain(|old| old.node != *node || *old == id);
+        next.members.insert(id, member.addr);
     }
 }
 
@@ -102,7 +123,7 @@ fn choose_voters(s: &Situation<'_>, next: &mut MemberChange) {
             let node = &id.node;
             !next.voters.contains(*id)
                 && s.kind(node) == MemberKind::Voter
-                && s.is_live(node)
+                && s.is_live(id)
                 && !s.is_going(node)
         };
         next.members
@@ -126,6 +147,6 @@ fn choose_voters(s: &Situation<'_>, next: &mut MemberChange) {
 
 /// Never fewer live voters than a quorum (rule M2), and never none.
 fn is_safe(s: &Situation<'_>, next: &MemberChange) -> bool {
-    let live = next.voters.iter().filter(|id| s.is_live(&id.node)).count();
+    let live = next.voters.iter().filter(|id| s.is_live(id)).count();
     live > next.voters.len() / 2
 }
