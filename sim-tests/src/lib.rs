@@ -3,6 +3,6 @@
 pub mod engine_world;
 pub mod invariants;
 pub mod model_raft;
-pub mod random;
 pub mod mutation;
+pub mod random;
 pub mod sweep;
