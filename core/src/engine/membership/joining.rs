@@ -18,8 +18,10 @@ const FAILED_A_ROUND: usize = 3;
 const MAX_DOUBLINGS: u32 = 4;
 /// The interval otherwise, in probe intervals.
 const PROBES_A_ROUND: u32 = 25;
-/// Feeds that taught something are followed by another question this many times in a probe interval.
+/// A node that is learning asks members for more of them this often in a probe interval.
 const CATCH_UPS_A_PROBE: u32 = 4;
+/// It stops after so many questions that taught nothing: a feed holds a random part of the members.
+const FRUITLESS_CATCH_UPS: u32 = 8;
 
 /// The schedule.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Joining {
     next: Option<Time>,
     /// When to ask a member for more of the members that it knows.
     catch_up: Option<Time>,
+    /// Questions still to be asked unless one teaches something.
+    catch_ups: u32,
 }
 
 impl Joining {
@@ -43,6 +47,7 @@ impl Joining {
             rounds_alone: 0,
             next: None,
             catch_up: None,
+            catch_ups: 0,
         }
     }
 
@@ -66,6 +71,7 @@ impl Joining {
 
     /// A feed taught new members; there may be more.
     pub(super) fn learnt(&mut self, now: Time) {
+        self.catch_ups = FRUITLESS_CATCH_UPS;
         self.catch_up
             .get_or_insert(now + self.probe / CATCH_UPS_A_PROBE);
     }
@@ -100,7 +106,9 @@ impl Joining {
     pub(super) fn catch_up_is_due(&mut self, now: Time) -> bool {
         let due = self.catch_up.is_some_and(|at| at <= now);
         if due {
-            self.catch_up = None;
+            self.catch_ups = self.catch_ups.saturating_sub(1);
+            let again = now + self.probe / CATCH_UPS_A_PROBE;
+            self.catch_up = (self.catch_ups > 0).then_some(again);
         }
         due
     }
@@ -174,6 +182,23 @@ mod tests {
             asked.extend(joining.seeds(false, |seed| seed.port() == 2));
         }
         assert_eq!(asked, [0, 1, 3, 4].map(addr).into());
+    }
+
+    #[test]
+    fn who_learns_asks_on_until_some_questions_taught_nothing() {
+        let mut joining = Joining::new(PROBE);
+        let mut now = Time(0);
+        let mut asked = 0;
+        joining.learnt(now);
+        while let Some(at) = joining.poll_timeout() {
+            now = at;
+            assert!(joining.catch_up_is_due(now));
+            asked += 1;
+            if asked == 2 {
+                joining.learnt(now);
+            }
+        }
+        assert_eq!(asked, 2 + FRUITLESS_CATCH_UPS);
     }
 
     #[test]

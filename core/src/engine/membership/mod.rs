@@ -7,6 +7,7 @@
 //! - everything that must reach everybody, late joiners too, is part of the identity (`identity`);
 //! - packets of other cluster names, of other clusters and with a claimed sender are refused (`packet`, here);
 //! - seeds and failed members are asked again and again, so that halves of a partition become one (`joining`);
+//! - suspects are asked directly whether they live (`suspicion`);
 //! - tags are pulled when their gossiped version is newer than the one held (`tag_pulls`, [`Tags`]).
 //!
 //! The sources: SWIM (Das, Gupta, Motivala, 2002) with suspicion; Lifeguard (Dadgar, Phillips, Currey, 2017) for
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{Header, Member as SwimMember, Message};
+use foca::{Header, Message};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -31,13 +32,17 @@ use crate::transport::Peer;
 
 mod identity;
 mod joining;
+mod listening;
 mod member;
 mod packet;
+mod speaking;
+mod suspicion;
 mod swim;
 mod tag_pulls;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use identity::{Identity, Profile, portable};
 use joining::Joining;
@@ -49,17 +54,10 @@ pub use tags::{ENDPOINT_PREFIX, TagError, Tags};
 
 /// Names known at once, dead ones too; gossip about others is refused and counted until some are forgotten.
 pub const MAX_KNOWN: usize = 4_096;
-/// A dead member is remembered, though not shown, for so many `stale_after`: it may be the other half of a long
-/// partition, and old gossip must not bring it back.
-const REMEMBERED: u32 = 4;
-/// Members that are told goodbye directly.
-const GOODBYES: usize = 16;
+/// Shortest probe interval; a shorter one is made this long, or the machine would spin.
+const MIN_PROBE: Duration = Duration::from_millis(10);
 /// How often goodbyes are repeated while the node is still driven.
 const GOODBYE_ROUNDS: u32 = 3;
-/// The same foreign cluster is reported by the same node at most this often, in probe intervals.
-const PROBES_A_REFUSAL: u32 = 10;
-/// Nodes of foreign clusters that are kept apart from each other in that.
-const MAX_REFUSALS: usize = 256;
 
 /// The times of gossip.
 #[derive(Clone, Debug)]
@@ -157,6 +155,8 @@ pub struct Membership {
     members: BTreeMap<NodeId, Member>,
     heard: Option<ClusterId>,
     next_sweep: Option<Time>,
+    /// When suspects are asked whether they live.
+    next_question: Option<Time>,
     refusals: BTreeMap<NodeId, Time>,
 
     outputs: VecDeque<MembershipOutput>,
@@ -165,7 +165,8 @@ pub struct Membership {
 
 impl Membership {
     /// A node that has just started and knows nobody. `rng` decides gossip partners and jitter.
-    pub fn new(config: MembershipConfig, mut rng: ChaCha8Rng, now: Time) -> Self {
+    pub fn new(mut config: MembershipConfig, mut rng: ChaCha8Rng, now: Time) -> Self {
+        config.timing.probe = config.timing.probe.max(MIN_PROBE);
         let profile = Profile {
             addr: portable(config.addr),
             store: config.store,
@@ -200,6 +201,7 @@ impl Membership {
             members: BTreeMap::from([(config.instance.node, own)]),
             heard: None,
             next_sweep: None,
+            next_question: None,
             refusals: BTreeMap::new(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -247,7 +249,7 @@ impl Membership {
                 },
                 members: Vec::new(),
             }),
-            Packet::Swim(message) => self.handle_message(message),
+            Packet::Swim(message) => self.handle_message(*message),
         }
     }
 
@@ -267,6 +269,7 @@ impl Membership {
         if self.next_sweep.is_some_and(|at| at <= now) {
             self.sweep();
         }
+        self.question_suspects();
         self.reach_out();
         self.pull_tags();
     }
@@ -281,6 +284,7 @@ impl Membership {
             revision,
             self.swim.poll_timeout(),
             self.next_sweep,
+            self.next_question,
             self.joining.poll_timeout(),
             self.pulls.poll_timeout(),
         ];
@@ -305,11 +309,6 @@ impl Membership {
     /// What was counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// Calls that SWIM refused: packets that were well-formed but made no sense.
-    pub fn refused(&self) -> u64 {
-        self.swim.refused()
     }
 
     /// This node belongs to an initialised cluster; members of others are not members any more.
@@ -412,268 +411,6 @@ impl Membership {
         self.say_goodbye();
     }
 
-    // What this node says about itself.
-
-    /// Says what changed, if anything did. Not more often than once in a probe interval, except what must not wait:
-    /// each change makes SWIM begin anew with its probes.
-    fn revise(&mut self) {
-        let current = self.swim.identity();
-        if current.profile == self.profile || self.farewell.is_some() {
-            return;
-        }
-        if let Some(next) = current.successor(self.profile.clone()) {
-            self.swim.change_identity(self.now, next);
-            self.next_revision = self.now + self.timing.probe;
-            self.flush();
-        }
-        let state = if self.profile.leaving {
-            MemberState::Leaving
-        } else {
-            MemberState::Alive
-        };
-        self.show_own(state);
-    }
-
-    fn show_own(&mut self, state: MemberState) {
-        if let Some(own) = self.members.get_mut(&self.instance.node)
-            && own.state != state
-        {
-            own.state = state;
-            own.since = self.now;
-        }
-    }
-
-    /// Goodbyes to some members that are there, a few times while the node is still driven.
-    fn say_goodbye(&mut self) {
-        let Some((rounds, _)) = self
-            .farewell
-            .filter(|(rounds, at)| *rounds > 0 && *at <= self.now)
-        else {
-            return;
-        };
-        self.farewell = Some((rounds - 1, self.now + self.timing.probe / 2));
-        let mut peers: Vec<_> = self
-            .known
-            .values()
-            .filter(|known| known.state.is_there())
-            .map(|known| known.identity.clone())
-            .collect();
-        for _ in 0..GOODBYES.min(peers.len()) {
-            let peer = peers.swap_remove(self.rng.random_range(0..peers.len()));
-            self.send_goodbye(peer);
-        }
-    }
-
-    fn send_goodbye(&mut self, to: Identity) {
-        let own = self.swim.identity().clone();
-        let peer = to.peer_addr();
-        let goodbye = Packet::Swim(SwimMessage {
-            header: Header {
-                src: own.clone(),
-                src_incarnation: 0,
-                dst: to,
-                message: Message::Gossip,
-            },
-            members: vec![SwimMember::down(own)],
-        });
-        self.send(peer, &goodbye);
-    }
-
-    // What others say.
-
-    /// The cluster of that node, if it is not the one of this node.
-    fn foreign(&self, identity: &Identity) -> Option<ClusterId> {
-        let own = self.profile.cluster?;
-        identity.profile.cluster.filter(|theirs| *theirs != own)
-    }
-
-    /// Two clusters of one name never merge. Both are told, and neither believes anything.
-    fn refuse(&mut self, from: &Peer, packet: &Packet, cluster: ClusterId) {
-        self.counters.add("gossip of another cluster");
-        let node = &from.instance.node;
-        let again = self.timing.probe * PROBES_A_REFUSAL;
-        self.refusals.retain(|_, at| *at + again > self.now);
-        if self.refusals.contains_key(node) || self.refusals.len() >= MAX_REFUSALS {
-            return;
-        }
-        self.refusals.insert(node.clone(), self.now);
-        self.outputs.push_back(MembershipOutput::ForeignCluster {
-            node: node.clone(),
-            cluster,
-        });
-        if !matches!(packet, Packet::Refusal(_)) {
-            let to = PeerAddr {
-                node: Some(node.clone()),
-                addr: from.addr,
-            };
-            let refusal = Packet::Refusal(self.swim.identity().clone());
-            self.send(to, &refusal);
-        }
-        if let Some(known) = self.known.get(node).filter(|known| known.state.is_there()) {
-            self.swim.declare_down(self.now, known.identity.clone());
-            self.sync();
-        }
-    }
-
-    fn handle_message(&mut self, mut message: SwimMessage) {
-        let is_undead = message.header.message == Message::TurnUndead;
-        if self.farewell.is_some() {
-            if !is_undead {
-                self.send_goodbye(message.header.src);
-            }
-            return;
-        }
-        let own = self.swim.identity().clone();
-        let dst = &message.header.dst;
-        if dst.node != own.node || *dst > own {
-            // Another run of this node lives, or lived, and this one is not meant.
-            return self.counters.add("gossip for another run");
-        }
-        if *dst < own {
-            if is_undead {
-                // The sender buried an earlier self of this node and has not heard of the present one.
-                let to = message.header.src.peer_addr();
-                return self.send(to, &Packet::Join(own));
-            }
-            message.header.dst = own;
-        }
-        if !self.screen(&mut message) {
-            return self.counters.add("malformed gossip");
-        }
-        let is_feed = message.header.message == Message::Feed;
-        self.swim.handle_message(self.now, &message);
-        let joined = self.sync();
-        if is_feed && joined > 0 {
-            self.joining.learnt(self.now);
-        }
-        self.pull_tags();
-    }
-
-    /// Takes out what must not be believed; whether the rest makes sense.
-    fn screen(&mut self, message: &mut SwimMessage) -> bool {
-        let own = self.swim.identity();
-        let about = match &message.header.message {
-            Message::PingReq { target, .. } | Message::IndirectAck { target, .. } => Some(target),
-            Message::IndirectPing { origin, .. } | Message::ForwardedAck { origin, .. } => {
-                Some(origin)
-            }
-            _ => None,
-        };
-        if about.is_some_and(|about| about.node == own.node) {
-            return false;
-        }
-        let mut room = MAX_KNOWN.saturating_sub(self.known.len());
-        let mut dropped = Vec::new();
-        message.members.retain(|member| {
-            let id = member.id();
-            let reason = if id.node == own.node {
-                (id > own).then_some("gossip about another run of this node")
-            } else if self.foreign(id).is_some() {
-                Some("gossip about another cluster")
-            } else if !self.known.contains_key(&id.node) {
-                let full = room == 0;
-                room = room.saturating_sub(1);
-                full.then_some("gossip about one member too many")
-            } else {
-                None
-            };
-            dropped.extend(reason);
-            // An earlier self of this node is nothing to remember; whoever speaks of it hears from the present one.
-            reason.is_none() && (id.node != own.node || id == own)
-        });
-        let src = &message.header.src;
-        let full = self.known.len() >= MAX_KNOWN && !self.known.contains_key(&src.node);
-        dropped
-            .into_iter()
-            .for_each(|reason| self.counters.add(reason));
-        if full {
-            self.counters.add("gossip about one member too many");
-        }
-        !full
-    }
-
-    /// Compares with what SWIM knows now; how many members are there that were not.
-    fn sync(&mut self) -> usize {
-        let mut changed = Vec::new();
-        for member in self.swim.states() {
-            let (id, state) = (member.id(), MemberState::of(member.state(), member.id()));
-            let known = self.known.get(&id.node);
-            if known.is_none_or(|known| known.state != state || known.identity != *id) {
-                changed.push((id.clone(), state));
-            }
-        }
-        // SWIM's own order is shuffled.
-        changed.sort();
-        let joined = changed.len();
-        let joined = joined
-            - changed
-                .into_iter()
-                .filter(|(id, state)| !self.learn(id, *state))
-                .count();
-        self.heard = self
-            .known
-            .values()
-            .filter(|known| known.state.is_there())
-            .filter_map(|known| known.identity.profile.cluster)
-            .min();
-        self.swim.resize(self.known.len());
-        self.flush();
-        joined
-    }
-
-    /// One member is not as it was; whether it is there and was not.
-    fn learn(&mut self, identity: &Identity, state: MemberState) -> bool {
-        let now = self.now;
-        let node = &identity.node;
-        let before = self.known.get(node);
-        let was_there = before.is_some_and(|known| known.state.is_there());
-        let still_gone = before.is_some() && !was_there && !state.is_there();
-        let known = Known {
-            identity: identity.clone(),
-            state,
-            since: before
-                .filter(|known| known.state.is_there() == state.is_there())
-                .map_or(now, |known| known.since),
-            stale: still_gone && before.is_some_and(|known| known.stale),
-        };
-        let stale = known.stale;
-        self.known.insert(node.clone(), known);
-        let mut event = None;
-        if let Some(member) = self.members.get_mut(node) {
-            if member.instance.boot != identity.boot {
-                self.pulls.forget(node);
-            }
-            event = member.update(identity, state, now);
-        } else if !stale {
-            let member = Member::new(identity, state, now);
-            event = state
-                .is_there()
-                .then(|| MemberEvent::Joined(identity.instance()));
-            self.members.insert(node.clone(), member);
-        }
-        let held = self
-            .members
-            .get(node)
-            .map_or(0, |member| member.tag_version);
-        if state.is_there() && identity.profile.tag_version > held {
-            self.pulls.want(now, node);
-        } else {
-            self.pulls.forget(node);
-        }
-        if !state.is_there() {
-            let at = now + self.timing.stale_after;
-            self.next_sweep = Some(self.next_sweep.map_or(at, |next| next.min(at)));
-            let alone = self.is_alone();
-            self.joining.wake(now, alone);
-        }
-        self.outputs.extend(event.map(MembershipOutput::Event));
-        state.is_there() && !was_there
-    }
-
-    fn is_alone(&self) -> bool {
-        !self.known.values().any(|known| known.state.is_there())
-    }
-
     // What happens by itself.
 
     fn advance(&mut self, now: Time) {
@@ -689,39 +426,11 @@ impl Membership {
         }
     }
 
-    /// Hides members that are gone for long, and forgets those gone for much longer.
-    fn sweep(&mut self) {
-        let (now, shown) = (self.now, self.timing.stale_after);
-        let remembered = shown * REMEMBERED;
-        let mut next: Option<Time> = None;
-        let mut forgotten = Vec::new();
-        for (node, known) in self
-            .known
-            .iter_mut()
-            .filter(|(_, known)| !known.state.is_there())
-        {
-            if known.since + remembered <= now {
-                forgotten.push(known.identity.clone());
-                continue;
-            }
-            if known.since + shown <= now {
-                known.stale = true;
-                self.members.remove(node);
-            }
-            let at = known.since + if known.stale { remembered } else { shown };
-            next = Some(next.map_or(at, |next| next.min(at)));
-        }
-        for identity in forgotten {
-            self.members.remove(&identity.node);
-            self.known.remove(&identity.node);
-            self.swim.forget(now, identity);
-        }
-        self.next_sweep = next;
-        self.flush();
-    }
-
     /// Asks seeds and failed members to be let in, and a member for more members.
     fn reach_out(&mut self) {
+        if self.joining.poll_timeout().is_none_or(|at| at > self.now) {
+            return;
+        }
         let alone = self.is_alone();
         if self.joining.round_is_due(self.now, alone, &mut self.rng) {
             let there = self.known.values().filter(|known| known.state.is_there());
@@ -776,6 +485,9 @@ impl Membership {
     }
 
     fn flush(&mut self) {
+        for _ in 0..self.swim.take_refused() {
+            self.counters.add("gossip refused by SWIM");
+        }
         for (to, body) in self.swim.take_sends() {
             if to.node != self.instance.node {
                 self.outputs.push_back(MembershipOutput::Send {

@@ -39,7 +39,7 @@ pub(super) enum PacketError {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Packet {
     /// SWIM's own messages.
-    Swim(SwimMessage),
+    Swim(Box<SwimMessage>),
     /// To whoever is at an address: here I am, who are you and whom do you know?
     Join(Identity),
     /// The receiver belongs to another cluster of the same name: nothing that it says is believed.
@@ -109,7 +109,7 @@ impl NameDigest {
         }
         let kind = bytes.get_u8();
         let packet = match kind {
-            KIND_SWIM => Packet::Swim(SwimMessage::decode(&mut bytes)?),
+            KIND_SWIM => Packet::Swim(Box::new(SwimMessage::decode(&mut bytes)?)),
             KIND_JOIN => Packet::Join(read(&mut bytes)?),
             KIND_REFUSAL => Packet::Refusal(read(&mut bytes)?),
             _ => return Err(PacketError::Malformed("unknown kind")),
@@ -408,7 +408,7 @@ mod tests {
             },
             50,
         );
-        let bytes = digest().encode(&Packet::Swim(full));
+        let bytes = digest().encode(&Packet::Swim(Box::new(full)));
         assert!(bytes.len() <= MAX_GOSSIP_BYTES);
         let Ok(Packet::Swim(decoded)) = digest().decode(&bytes) else {
             panic!("does not decode")
@@ -421,10 +421,10 @@ mod tests {
         let packets = [
             Packet::Join(widest('a')),
             Packet::Refusal(widest('a')),
-            Packet::Swim(message(Message::Ping(3), 2)),
-            Packet::Swim(message(Message::Announce, 0)),
-            Packet::Swim(message(Message::TurnUndead, 0)),
-            Packet::Swim(message(Message::Feed, 0)),
+            Packet::Swim(Box::new(message(Message::Ping(3), 2))),
+            Packet::Swim(Box::new(message(Message::Announce, 0))),
+            Packet::Swim(Box::new(message(Message::TurnUndead, 0))),
+            Packet::Swim(Box::new(message(Message::Feed, 0))),
         ];
         for packet in packets {
             let bytes = digest().encode(&packet);
@@ -453,7 +453,7 @@ mod tests {
             Err(PacketError::Malformed(_))
         ));
         assert_eq!(digest().decode(&[0; 1101]), Err(PacketError::Size(1101)));
-        let broadcast = digest().encode(&Packet::Swim(message(Message::Broadcast, 0)));
+        let broadcast = digest().encode(&Packet::Swim(Box::new(message(Message::Broadcast, 0))));
         assert!(matches!(
             digest().decode(&broadcast),
             Err(PacketError::Malformed(_))

@@ -19,7 +19,7 @@ const LATE_PART: u32 = 3;
 /// News is repeated several times within one probe interval, so that it outruns suspicion.
 const GOSSIPS_A_PROBE: u32 = 4;
 /// Anti-entropy: a member is asked for the members that it knows every so many probe intervals.
-const PROBES_A_FEED: u32 = 50;
+const PROBES_A_FEED: u32 = 25;
 
 /// foca with everything that it needs from outside.
 pub(super) struct Swim {
@@ -119,8 +119,9 @@ impl Swim {
         std::mem::take(&mut self.sends)
     }
 
-    pub(super) fn refused(&self) -> u64 {
-        self.refused
+    /// Calls refused since this was last asked.
+    pub(super) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -138,17 +139,19 @@ impl Swim {
 
     /// Fires what is due, in order; whether anything was.
     pub(super) fn handle_timeout(&mut self, now: Time) -> bool {
+        if self.poll_timeout().is_none_or(|at| at > now) {
+            return false;
+        }
         // What the timers set is not due before a later call: a long gap must not become a burst of probes.
         let due = self
             .timers
             .due
             .split_off(&(now + Duration::from_nanos(1), 0));
         let due = std::mem::replace(&mut self.timers.due, due);
-        let any = !due.is_empty();
         for timer in due.into_values() {
             self.call(now, |foca, effects| foca.handle_timer(timer, effects));
         }
-        any
+        true
     }
 
     pub(super) fn handle_message(&mut self, now: Time, message: &SwimMessage) {

@@ -45,14 +45,15 @@ fn config(name: &str, boot: u64, addr: SocketAddr) -> MembershipConfig {
     }
 }
 
-/// A machine that is fed by hand.
+/// A machine that is fed by hand; its first identity is that of [`identity::identity`].
 fn machine(name: &str, seed: u64) -> Membership {
-    let addr = SocketAddr::from(([10, 9, 9, 9], 7000));
-    Membership::new(
-        config(name, 1, addr),
-        ChaCha8Rng::seed_from_u64(seed),
-        Time(0),
-    )
+    let first = identity::identity(name, 1, 0);
+    let mut config = config(name, 1, first.profile.addr);
+    config.store = first.profile.store;
+    config.tags = Tags::new();
+    let machine = Membership::new(config, ChaCha8Rng::seed_from_u64(seed), Time(0));
+    assert_eq!(*machine.swim.identity(), first);
+    machine
 }
 
 struct Node {
@@ -359,7 +360,7 @@ impl Net {
                 member.state.is_there()
                     && !mate.is_some_and(|mate| mate.up && mate.side == node.side)
             });
-            mates.map(sees).all(|sees| sees) && others.count() == 0
+            mates.into_iter().all(sees) && others.count() == 0
         })
     }
 

@@ -1,6 +1,7 @@
 //! Bytes from somebody who means ill, or is confused.
 
 use super::*;
+use foca::Member as SwimMember;
 use foca::State;
 
 fn peer(identity: &Identity) -> Peer {
@@ -11,7 +12,7 @@ fn peer(identity: &Identity) -> Peer {
 }
 
 fn gossip(machine: &Membership, src: &Identity, message: Message<Identity>) -> Packet {
-    Packet::Swim(SwimMessage {
+    Packet::Swim(Box::new(SwimMessage {
         header: Header {
             src: src.clone(),
             src_incarnation: 0,
@@ -19,7 +20,7 @@ fn gossip(machine: &Membership, src: &Identity, message: Message<Identity>) -> P
             message,
         },
         members: Vec::new(),
-    })
+    }))
 }
 
 fn deliver(machine: &mut Membership, src: &Identity, packet: &Packet) {
@@ -127,6 +128,187 @@ fn the_table_of_members_is_bounded() {
     assert!(me.counters().count("gossip about one member too many") > 0);
 }
 
+/// Sizes of all packets that a machine sends among 200 members whose answers it never hears.
+fn sizes_among_200(name: impl Fn(usize) -> String, boot: impl Fn(usize) -> u64) -> Vec<usize> {
+    let mut me = machine(&"m".repeat(63), 1);
+    let id = |n: usize| identity::identity(&name(n), boot(n), 70);
+    let src = id(0);
+    for n in (1..200).step_by(2) {
+        let Packet::Swim(mut message) = gossip(&me, &src, Message::Gossip) else {
+            unreachable!()
+        };
+        message.members = vec![SwimMember::alive(id(n)), SwimMember::alive(id(n + 1))];
+        deliver(&mut me, &src, &Packet::Swim(message));
+    }
+    let mut sizes = Vec::new();
+    let mut now = Time(1);
+    // News spread, members are probed, others asked to probe them, suspects asked and given up.
+    while now < Time(20_000_000_000) {
+        while let Some(output) = me.poll_output() {
+            if let MembershipOutput::Send { payload, .. } = output {
+                assert!(me.digest.decode(&payload).is_ok());
+                sizes.push(payload.len());
+            }
+        }
+        now = me.poll_timeout().unwrap();
+        me.handle_timeout(now);
+        let asked = Packet::Join(src.clone());
+        deliver(&mut me, &src, &asked);
+    }
+    let failed = me.members().values();
+    let failed = failed.filter(|member| member.state == MemberState::Failed);
+    assert!(failed.count() > 10);
+    assert_eq!(me.members().len(), 202);
+    sizes
+}
+
+#[test]
+fn no_packet_is_too_large_among_two_hundred_members_with_the_longest_names() {
+    let sizes = sizes_among_200(|n| format!("{n:03}{}", "x".repeat(60)), |_| u64::MAX - 9);
+    let largest = *sizes.iter().max().unwrap();
+    assert!(
+        sizes.len() > 500 && largest <= MAX_GOSSIP_BYTES,
+        "{largest}"
+    );
+    assert!(
+        largest > MAX_GOSSIP_BYTES - 150,
+        "packets are not filled: {largest}"
+    );
+}
+
+#[test]
+fn packets_are_filled_to_the_last_byte_and_no_further() {
+    let name = |n: usize| format!("n{n}{}", "x".repeat(n % 7));
+    let sizes = sizes_among_200(name, |n| 1 << (7 * (n % 9)));
+    assert_eq!(*sizes.iter().max().unwrap(), MAX_GOSSIP_BYTES);
+}
+
+#[test]
+fn members_of_another_cluster_are_not_learnt_from_others_and_not_kept() {
+    let mut me = machine("me", 1);
+    let src = identity::identity("a", 1, 0);
+    let mut foreigner = identity::identity("b", 1, 0);
+    foreigner.profile.cluster = Some(ClusterId(2));
+    let Packet::Swim(mut message) = gossip(&me, &src, Message::Gossip) else {
+        unreachable!()
+    };
+    message.members = vec![SwimMember::alive(foreigner.clone())];
+    // Without a cluster of its own a node believes it, and hears of that cluster.
+    deliver(&mut me, &src, &Packet::Swim(message.clone()));
+    assert_eq!(me.heard_cluster(), Some(ClusterId(2)));
+    me.set_cluster(ClusterId(1));
+    assert_eq!(me.members()[&node_id("b")].state, MemberState::Failed);
+    assert_eq!(me.heard_cluster(), None);
+    // Now it does not, though the other says that it came back.
+    message.header.dst = me.swim.identity().clone();
+    message.members = vec![SwimMember::alive(
+        foreigner.successor(foreigner.profile.clone()).unwrap(),
+    )];
+    deliver(&mut me, &src, &Packet::Swim(message));
+    assert_eq!(me.members()[&node_id("b")].state, MemberState::Failed);
+    assert_eq!(me.counters().count("gossip about another cluster"), 1);
+}
+
+#[test]
+fn a_member_that_went_over_to_another_cluster_is_refused_at_once_and_reported_now_and_then() {
+    let mut me = machine("me", 1);
+    let mut src = identity::identity("a", 1, 0);
+    me.set_cluster(ClusterId(1));
+    let join = Packet::Join(src.clone());
+    deliver(&mut me, &src, &join);
+    assert_eq!(me.members()[&node_id("a")].state, MemberState::Alive);
+    src.generation += 1;
+    src.profile.cluster = Some(ClusterId(2));
+    let bytes = me.digest.encode(&Packet::Join(src.clone()));
+    while me.poll_output().is_some() {}
+    let mut reports = 0;
+    let mut refusals = 0;
+    for ms in (0..10_000).step_by(100) {
+        me.handle_gossip(Time(1 + ms * 1_000_000), &peer(&src), &bytes);
+        assert_eq!(me.members()[&node_id("a")].state, MemberState::Failed);
+        while let Some(output) = me.poll_output() {
+            match output {
+                MembershipOutput::ForeignCluster { node, cluster } => {
+                    assert_eq!((node, cluster), (node_id("a"), ClusterId(2)));
+                    reports += 1;
+                }
+                MembershipOutput::Send { payload, .. } => {
+                    let refusal = me.digest.decode(&payload);
+                    refusals += u32::from(matches!(refusal, Ok(Packet::Refusal(_))));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!((reports, refusals), (5, 5));
+    assert_eq!(me.counters().count("gossip of another cluster"), 100);
+}
+
+#[test]
+fn what_is_meant_for_a_later_run_of_this_node_is_not_answered_by_this_one() {
+    let mut me = machine("me", 1);
+    let src = identity::identity("a", 1, 0);
+    let Packet::Swim(mut message) = gossip(&me, &src, Message::Ping(1)) else {
+        unreachable!()
+    };
+    message.header.dst.boot = BootId(2);
+    deliver(&mut me, &src, &Packet::Swim(message.clone()));
+    assert_eq!(me.counters().count("gossip for another run"), 1);
+    assert_eq!(me.poll_output(), None);
+    // An earlier run's mail is: its sender learns of this run by the answer.
+    message.header.dst.boot = BootId(0);
+    deliver(&mut me, &src, &Packet::Swim(message));
+    let answered = std::iter::from_fn(|| me.poll_output())
+        .any(|output| matches!(output, MembershipOutput::Send { .. }));
+    assert!(answered);
+}
+
+#[test]
+fn a_stall_is_not_held_against_a_suspect() {
+    let mut me = machine("me", 1);
+    let src = identity::identity("a", 1, 0);
+    let join = Packet::Join(src.clone());
+    deliver(&mut me, &src, &join);
+    let state = |me: &Membership| me.members()[&node_id("a")].state;
+    let mut now = Time(1);
+    while state(&me) != MemberState::Suspect {
+        now = me.poll_timeout().unwrap();
+        me.handle_timeout(now);
+    }
+    // The denial may be in the mail that was not read meanwhile.
+    now = now + timing().suspect * 5;
+    me.handle_timeout(now);
+    assert_eq!(state(&me), MemberState::Suspect);
+    while state(&me) == MemberState::Suspect {
+        let next = me.poll_timeout().unwrap();
+        assert!(next < now + timing().suspect * 2);
+        me.handle_timeout(next);
+    }
+    assert_eq!(state(&me), MemberState::Failed);
+}
+
+#[test]
+fn nothing_is_said_after_the_last_word() {
+    let mut me = machine("me", 1);
+    let src = identity::identity("a", 1, 0);
+    let join = Packet::Join(src.clone());
+    deliver(&mut me, &src, &join);
+    me.leave(Time(2));
+    let last = me.swim.identity().clone();
+    while me.poll_output().is_some() {}
+    me.set_tags(Time(9_000_000_000), tag("a", "b"));
+    me.set_store(Time(9_000_000_000), StoreId(1));
+    me.set_cluster(ClusterId(1));
+    me.leave(Time(9_000_000_001));
+    assert_eq!(*me.swim.identity(), last);
+    assert_eq!(me.members()[&node_id("me")].state, MemberState::Left);
+    assert_eq!(me.poll_output(), None);
+    // Whoever buries this node is not contradicted.
+    let undead = gossip(&me, &src, Message::TurnUndead);
+    deliver(&mut me, &src, &undead);
+    assert_eq!((me.poll_output(), me.swim.identity()), (None, &last));
+}
+
 #[test]
 fn pulled_tags_are_taken_only_from_the_run_that_is_known_and_never_backwards() {
     let mut me = machine("me", 1);
@@ -223,7 +405,7 @@ fn any_packet() -> impl Strategy<Value = Packet> {
                 dst,
                 message,
             };
-            Packet::Swim(SwimMessage { header, members })
+            Packet::Swim(Box::new(SwimMessage { header, members }))
         },
     );
     prop_oneof![

@@ -1,6 +1,7 @@
 //! What is learnt does not depend on the order in which it is learnt, nor on how often.
 
 use super::*;
+use foca::Member as SwimMember;
 use foca::State;
 
 /// A piece of news, told by a node of its own so that it can be authentic.
@@ -19,7 +20,7 @@ fn tell(machine: &mut Membership, news: &[SwimMember<Identity>]) {
         instance: teller.instance(),
         addr: teller.profile.addr,
     };
-    let packet = machine.digest.encode(&Packet::Swim(message));
+    let packet = machine.digest.encode(&Packet::Swim(Box::new(message)));
     machine.handle_gossip(Time(1), &from, &packet);
 }
 

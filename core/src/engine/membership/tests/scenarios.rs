@@ -114,6 +114,49 @@ fn a_node_that_leaves_without_announcing_it_left_too() {
 }
 
 #[test]
+fn a_node_that_left_may_come_back_as_another_run() {
+    let mut net = formed(1, 4);
+    net.with("n2", |n2, now| n2.leave(now));
+    net.run(SECOND);
+    net.start("n2", |_| {});
+    net.until(SECOND * 5, "all see the new run", Net::agree);
+    net.run(SECOND * 20);
+    assert!(net.agree());
+    for at in ["n0", "n1", "n3"] {
+        let mut events = net.events(at, "n2");
+        events.retain(|event| *event != "updated");
+        assert_eq!(events, ["left", "joined"], "at {at}");
+    }
+}
+
+#[test]
+fn a_node_that_dies_while_it_leaves_left_and_did_not_fail() {
+    let mut net = formed(1, 4);
+    net.with("n2", |n2, now| n2.announce_leaving(now));
+    net.run(SECOND);
+    net.crash("n2");
+    net.run(SECOND * 10);
+    for at in ["n0", "n1", "n3"] {
+        assert_eq!(net.events(at, "n2"), ["updated", "left"], "at {at}");
+    }
+}
+
+#[test]
+fn bad_links_alone_make_nobody_fail() {
+    let mut net = Net::new(9);
+    (net.loss, net.twice, net.delay) = (20, 20, Duration::from_millis(60));
+    for n in 0..5 {
+        net.start(&format!("n{n}"), |_| {});
+    }
+    net.until(SECOND * 20, "all see all", Net::agree);
+    net.clear_events();
+    net.run(MINUTE * 10);
+    for (at, of) in [("n0", "n1"), ("n1", "n2"), ("n3", "n0"), ("n4", "n3")] {
+        assert_eq!(net.events(at, of), [] as [&str; 0], "{at} about {of}");
+    }
+}
+
+#[test]
 fn a_node_that_left_and_is_still_driven_tells_whoever_asks_and_then_is_silent() {
     let mut net = formed(1, 3);
     net.loss = 100;
@@ -209,6 +252,17 @@ fn one_node_cut_off_for_long_is_taken_back_and_so_is_everybody_by_it() {
         split(&mut net, &[]);
         net.until(SECOND * 20, "one membership", Net::agree);
     }
+}
+
+#[test]
+fn halves_find_each_other_through_failed_members_when_the_seed_is_gone() {
+    let mut net = formed(1, 6);
+    net.crash("n0");
+    split(&mut net, &["n4", "n5"]);
+    net.run(MINUTE * 10);
+    assert!(net.agree());
+    split(&mut net, &[]);
+    net.until(SECOND * 20, "one membership", Net::agree);
 }
 
 #[test]
