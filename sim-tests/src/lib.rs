@@ -6,3 +6,4 @@ pub mod model_raft;
 pub mod random;
 pub mod mutation;
 pub mod sweep;
+pub mod pinned;
