@@ -86,7 +86,8 @@ pub enum Input {
     Initialised {
         /// The cluster it belongs to.
         cluster: ClusterId,
-        /// Whether it holds nothing but this node's own initialisation.
+        /// Whether it holds nothing but an initialisation: the first membership and blank entries. It is told again
+        /// when that changes; in doubt `false`. A store that holds a log is reported before any other input.
         only_own: bool,
     },
     /// The node's store was replaced by an empty one (after [`Output::AbandonLog`]).
@@ -189,7 +190,8 @@ pub enum Output {
     },
     /// Raft messages of this cluster are acceptable from now on (and of no other).
     Accept(ClusterId),
-    /// Throw the log away and begin with an empty store; answer with [`Input::StoreReplaced`].
+    /// Throw the log away, which is empty or holds nothing but an initialisation, and begin with an empty store of
+    /// a new id; answer with [`Input::StoreReplaced`].
     AbandonLog,
     /// Append to the log if this node leads in exactly `term`: fire and observe.
     Propose {

@@ -49,7 +49,7 @@ impl Bootstrap {
     /// Nothing better is in sight, and this node is the one to act.
     fn may_initiate(&self) -> bool {
         self.heard.is_none()
-            && self.promised.is_none()
+            && (self.promised.is_none() || mutated(Mutant::BootstrapPromiseIgnored))
             && !self.fencing
             && self.mismatches.is_empty()
             && !self.sees_smaller(&self.config.instance.node)
@@ -212,15 +212,23 @@ impl Bootstrap {
 
     /// What this node can say about a set.
     pub(super) fn status_of(&self, cluster: ClusterId, initiator: &Instance) -> Status {
-        if let Some(log) = self.log {
-            return Status::Initialised(log.cluster);
+        let held = self.log.map(|log| log.cluster);
+        let current = self.own.as_ref().map(|own| own.cluster);
+        // The run that made the set knows best, whatever its log holds by now.
+        let never_started = *initiator == self.config.instance
+            && ![held, current].contains(&Some(cluster))
+            && !self.started_sets.contains(&cluster);
+        if never_started {
+            return Status::Void;
+        }
+        if let Some(held) = held {
+            return Status::Initialised(held);
         }
         if *initiator == self.config.instance {
-            let own = self.own.as_ref().filter(|own| own.cluster == cluster);
-            return match own {
-                Some(_) => Status::Pending,
-                None if self.started_sets.contains(&cluster) => Status::Uninitialised,
-                None => Status::Void,
+            return if current == Some(cluster) {
+                Status::Pending
+            } else {
+                Status::Uninitialised
             };
         }
         let view = self.view.get(&initiator.node);

@@ -300,9 +300,10 @@ impl Bootstrap {
     pub fn promised_to(&self) -> Option<ClusterId> {
         let own = self.own.as_ref().filter(|own| own.started);
         let promised = self.promised.as_ref().filter(|promised| {
-            let fenced = !promised.members.contains(&self.raft_id());
+            let unfenced = promised.members.contains(&self.raft_id());
             let other = self.heard.is_some_and(|heard| heard != promised.cluster);
-            !fenced && !(other && self.is_gone(promised))
+            // With the initiator gone, a cluster that exists is better than one that may never.
+            unfenced && (!other || !self.is_gone(promised))
         });
         own.map(|own| own.cluster)
             .or(promised.map(|promised| promised.cluster))
