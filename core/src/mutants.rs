@@ -30,6 +30,30 @@ mutants! {
     SnapshotWithoutPending = "snapshot-without-pending",
     /// A renewal revives guards issued before a lapse (rule S6).
     RenewalRevivesLapsed = "renewal-revives-lapsed",
+    /// A drain counts only for the shards lost in the latest step (rule S2).
+    EarlierDrainsForgotten = "earlier-drains-forgotten",
+    /// What `acquire` returns is served although it was taken away meanwhile (rule S3).
+    AcquiredUnchecked = "acquired-unchecked",
+    /// A leader serves its shards before it has applied an entry of its term (rule P1).
+    ServesBeforeReady = "serves-before-ready",
+    /// A commit counts although its proposal is not the latest (rule P2).
+    CommitsAnyProposal = "commits-any-proposal",
+    /// A grant counts before its map is applied (rule L1).
+    GrantCountsAtOnce = "grant-counts-at-once",
+    /// A grant to an earlier run of the node is accepted (rule L1).
+    GrantOfAnotherRun = "grant-of-another-run",
+    /// A grant of an older term is accepted (rule L1).
+    GrantOfOldTerm = "grant-of-old-term",
+    /// A new leader keeps what it was granted, in full length (rule L1).
+    LeaderKeepsGrants = "leader-keeps-grants",
+    /// The leader trusts every clock (rule L2 without its star).
+    LapseWithoutStar = "lapse-without-star",
+    /// A new leader does not wait for what its predecessor granted (rule L4).
+    InheritedLeasesForgotten = "inherited-leases-forgotten",
+    /// A new leader waits for `L` only (rule L4).
+    InheritedLeasesTooShort = "inherited-leases-too-short",
+    /// Grants go on to a node that was excused, before the map without it is in force (rule L5).
+    GrantsToTheExcused = "grants-to-the-excused",
     /// A candidate promises itself to a second bootstrap set while it is held by a first.
     BootstrapPromiseIgnored = "bootstrap-promise-ignored",
     /// An initiator starts although one promise is missing.

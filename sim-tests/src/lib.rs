@@ -4,5 +4,6 @@ pub mod engine_world;
 pub mod invariants;
 pub mod model_raft;
 pub mod mutation;
+pub mod pinned;
 pub mod random;
 pub mod sweep;

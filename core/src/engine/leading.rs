@@ -71,29 +71,20 @@ struct InFlight {
     retry_at: Time,
 }
 
-/// A shard whose owner did not drain stays where it is until then (rule P4); likewise a node that is held off.
-#[derive(Debug)]
+/// A shard whose owner did not drain stays where it is until then (rule P4).
+#[derive(Debug, Default)]
 struct Pin {
     until: Time,
     expired: bool,
+    /// How long it stays at the next failure; zero: it is the first.
     backoff: Duration,
 }
 
-impl Pin {
-    fn again<K: Ord>(pins: &mut BTreeMap<K, Pin>, key: K, cx: &Context<'_>) {
-        let pin = pins.entry(key).or_insert(Pin {
-            until: cx.now,
-            expired: false,
-            backoff: cx.timing.drain_timeout,
-        });
-        pin.until = cx.now + pin.backoff;
-        pin.expired = false;
-        pin.backoff = (pin.backoff * 2).min(DRAIN_BACKOFF_MAX);
-    }
-
-    fn holds(&self) -> bool {
-        !self.expired
-    }
+fn hold(pin: &mut Pin, cx: &Context<'_>) {
+    let backoff = pin.backoff.max(cx.timing.drain_timeout);
+    pin.until = cx.now + backoff;
+    pin.expired = false;
+    pin.backoff = (backoff * 2).min(DRAIN_BACKOFF_MAX);
 }
 
 /// A leader's state, from the deciding vote to the end of its term.
@@ -127,8 +118,8 @@ pub(super) struct Leading {
     /// Something changed that may make `right_for` untrue: look at the map again.
     reconsider: bool,
     pins: BTreeMap<ShardId, Pin>,
-    /// Nodes that could not acknowledge although they lost nothing: they are given nothing until then.
-    held_off: BTreeMap<Instance, Pin>,
+    /// Runs that gain nothing for a while, because they still hold on to what they lost before (rule P4).
+    benched: BTreeMap<Instance, Pin>,
     avoid: BTreeMap<ShardId, (NodeId, Time)>,
     changing_members: bool,
     /// When a configuration change may be tried again: the last one was refused.
@@ -157,7 +148,7 @@ impl Leading {
             right_for: None,
             reconsider: false,
             pins: BTreeMap::new(),
-            held_off: BTreeMap::new(),
+            benched: BTreeMap::new(),
             avoid: BTreeMap::new(),
             changing_members: false,
             change_members_at: now,
@@ -175,7 +166,9 @@ impl Leading {
 
     /// Rule L3: until when this leader may act and serve its own shards; `None` before it is ready.
     pub(super) fn acts_until(&self, timing: &Timing) -> Option<Time> {
-        self.ready.as_ref()?;
+        if self.ready.is_none() && !mutated(Mutant::ServesBeforeReady) {
+            return None;
+        }
         self.quorum_at.map(|q| q + timing.leader_bound)
     }
 
@@ -195,10 +188,14 @@ impl Leading {
 
     /// This leader's own `LeaderOpened` was applied: it is ready.
     pub(super) fn handle_opened(&mut self, now: Time, previous: Option<Instance>) {
+        self.in_flight = None;
+        if self.ready.is_some() {
+            // Sent twice, because the first was slow: that one says who led before.
+            return;
+        }
         self.ready = Some((now, previous));
         self.awake_since = now;
         self.next_ping = now;
-        self.in_flight = None;
     }
 
     pub(super) fn handle_proposed(&mut self, now: Time) {
@@ -214,11 +211,6 @@ impl Leading {
         // A shard that moved after all begins anew with the shortest back-off.
         self.pins
             .retain(|&shard, _| shard.0 < map.shards() && map.epoch(shard).0 != map.index().0);
-        let gained = |instance: &Instance| {
-            map.owned_by(instance)
-                .any(|(_, epoch)| epoch.0 == map.index().0)
-        };
-        self.held_off.retain(|instance, _| !gained(instance));
         for follower in self.followers.values_mut() {
             follower.barred = follower.barred.filter(|&at| at >= map.index());
         }
@@ -237,9 +229,11 @@ impl Leading {
         }
     }
 
-    /// The machine stood still until now: what others did not say meanwhile proves nothing.
-    pub(super) fn handle_stall(&mut self, now: Time) {
+    /// The machine stood still until now: what others did not say meanwhile proves nothing. Answers whether it
+    /// should have acted.
+    pub(super) fn handle_stall(&mut self, now: Time) -> bool {
         self.awake_since = now;
+        self.acting
     }
 
     /// The machine slept: what was heard before proves nothing about a quorum now (rule L0).
@@ -350,13 +344,12 @@ impl Leading {
             .as_ref()
             .is_none_or(|entry| entry.retry_at <= cx.now)
         {
-            self.send(
-                cx,
-                LogMessage::LeaderOpened {
-                    leader: cx.me.clone(),
-                },
-                out,
-            );
+            let leader = cx.me.clone();
+            self.send(cx, LogMessage::LeaderOpened { leader }, out);
+            // Raft refuses a new leader's writes until a first heartbeat is answered, if leadership was handed to
+            // it. Nobody is served until this entry is applied, and two of it do no harm: it is repeated soon.
+            let retry_at = cx.now + cx.timing.heartbeat;
+            self.in_flight = Some(InFlight { retry_at });
         }
         self.wake(self.in_flight.as_ref().map(|entry| entry.retry_at));
     }
@@ -458,7 +451,8 @@ impl Leading {
         }
         let follower = self.followers.get_mut(instance)?;
         let (stamp, received) = follower.stamp?;
-        if follower.barred.is_some() {
+        let excused = self.excused.contains(instance);
+        if follower.barred.is_some() && !(excused && mutated(Mutant::GrantsToTheExcused)) {
             return None;
         }
         follower.granted = follower.granted.max(Some(received));
@@ -495,7 +489,11 @@ impl Leading {
             .ready
             .as_ref()
             .and_then(|(_, previous)| previous.as_ref());
-        let inherited = if previous == Some(instance) {
+        let inherited = if mutated(Mutant::InheritedLeasesForgotten) {
+            Duration::ZERO
+        } else if mutated(Mutant::InheritedLeasesTooShort) {
+            timing.lease
+        } else if previous == Some(instance) {
             timing.leader_bound
         } else {
             timing.leader_bound + timing.lease
@@ -504,8 +502,15 @@ impl Leading {
             .followers
             .get(instance)
             .and_then(|follower| follower.granted);
-        let granted = granted.map_or(Time::default(), |r| r + timing.starred(timing.lease));
-        granted.max(self.elected_at + timing.starred(inherited))
+        let starred = |span: Duration| {
+            if mutated(Mutant::LapseWithoutStar) {
+                span
+            } else {
+                timing.starred(span)
+            }
+        };
+        let granted = granted.map_or(Time::default(), |r| r + starred(timing.lease));
+        granted.max(self.elected_at + starred(inherited))
     }
 
     // Proposals.
@@ -544,6 +549,12 @@ impl Leading {
                 self.wake(Some(lapses_at));
                 continue;
             }
+            if !self.excused.contains(instance)
+                && let Some(follower) = self.followers.get_mut(instance)
+            {
+                // It answers again before it was excused: nothing was decided without it.
+                follower.barred = None;
+            }
             all_acked = false;
             match self.drain_deadline(cx, instance, index) {
                 Some(deadline) if cx.now >= deadline => stuck.push(instance.clone()),
@@ -556,7 +567,7 @@ impl Leading {
             counters.add("drains given up");
             stuck
                 .iter()
-                .for_each(|instance| self.leave_alone(cx, pending, instance));
+                .for_each(|instance| self.give_drain_up(cx, pending, instance));
             self.propose(cx, "shards that do not drain stay", out);
         } else if all_acked {
             self.send(
@@ -618,28 +629,24 @@ impl Leading {
         Some(applied_at.max(self.pending_since) + cx.timing.drain_timeout)
     }
 
-    /// Rule P4 for one node: the shards that it loses stay for a while, and nothing is given to it if it gains any
-    /// (a guard of earlier days keeps it from acknowledging anything); twice as long at every failure.
-    fn leave_alone(&mut self, cx: &Context<'_>, pending: &Pending, instance: &Instance) {
-        let lost = cx
-            .committed
-            .owned_by(instance)
-            .filter(|&(shard, _)| pending.map.owner(shard) != Some(instance));
-        for (shard, _) in lost {
-            Pin::again(&mut self.pins, shard, cx);
+    /// The shards that the instance loses stay for a while, twice as long at every failure. One that loses none
+    /// still holds on to a shard that it lost in an earlier step: it keeps what it has and gains nothing.
+    fn give_drain_up(&mut self, cx: &Context<'_>, pending: &Pending, instance: &Instance) {
+        let owned: Vec<ShardId> = cx.committed.owned_by(instance).map(|(s, _)| s).collect();
+        let lost = |shard: &ShardId| pending.map.owner(*shard) != Some(instance);
+        let benched = !owned.iter().any(lost);
+        for shard in owned.into_iter().filter(|shard| benched || lost(shard)) {
+            hold(self.pins.entry(shard).or_default(), cx);
         }
-        let gains = pending
-            .map
-            .owned_by(instance)
-            .any(|(shard, epoch)| cx.committed.epoch(shard) != epoch);
-        if gains {
-            Pin::again(&mut self.held_off, instance.clone(), cx);
+        if benched {
+            hold(self.benched.entry(instance.clone()).or_default(), cx);
         }
     }
 
     fn drive_idle(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
         let wanted = self.wanted(cx);
-        if wanted.is_empty() {
+        let alone = || cx.raft.members.keys().all(|id| id.node == cx.me.node);
+        if wanted.is_empty() && (cx.may_own || !alone()) {
             return;
         }
         let instances: BTreeSet<Instance> = wanted
@@ -714,6 +721,9 @@ impl Leading {
     }
 
     fn is_wanted(&mut self, cx: &Context<'_>, instance: &Instance) -> bool {
+        if self.benched.get(instance).is_some_and(|pin| !pin.expired) {
+            return false;
+        }
         if instance == cx.me {
             return cx.may_own;
         }
@@ -735,8 +745,21 @@ impl Leading {
                 heard.unwrap_or_default().max(self.awake_since) + cx.timing.dead_after,
             ));
         }
-        let held_off = self.held_off.get(instance).is_some_and(Pin::holds);
-        alive && !says_goodbye && !held_off && !self.excused.contains(instance)
+        alive && !says_goodbye && !self.excused.contains(instance)
+    }
+
+    /// Whether the owner of a pinned shard is still there to hold on to it. Wakes when it may be no more.
+    fn holds_on(&mut self, cx: &Context<'_>, shard: ShardId) -> bool {
+        let Some(owner) = cx.committed.owner(shard) else {
+            return false;
+        };
+        let alive = self.is_alive(cx, owner) && !self.excused.contains(owner);
+        if alive && owner != cx.me {
+            let heard = self.followers.get(owner).and_then(|f| f.heard);
+            let since = heard.unwrap_or_default().max(self.awake_since);
+            self.wake(Some(since + cx.timing.dead_after));
+        }
+        alive
     }
 
     fn next_assignment(&self, cx: &Context<'_>, wanted: &[Candidate]) -> Assignment {
@@ -745,12 +768,11 @@ impl Leading {
         } else {
             cx.committed.shards()
         };
-        let pins = self.pins.iter().filter(|(_, pin)| pin.holds());
-        let held_off = self.held_off.iter().filter(|(_, pin)| pin.holds());
-        let kept = held_off.flat_map(|(instance, _)| cx.committed.owned_by(instance));
-        let pinned = pins
+        let pinned = self
+            .pins
+            .iter()
+            .filter(|(_, pin)| !pin.expired)
             .map(|(&shard, _)| shard)
-            .chain(kept.map(|(shard, _)| shard))
             .collect();
         let mut assignment = place(cx.committed, shards, wanted, &pinned);
         steer(
@@ -794,8 +816,14 @@ impl Leading {
     fn expire(&mut self, cx: &Context<'_>) {
         let now = cx.now;
         let mut any = false;
-        let pins = self.pins.values_mut().chain(self.held_off.values_mut());
-        for pin in pins.filter(|pin| pin.holds() && pin.until <= now) {
+        let held = |(&shard, pin): (&ShardId, &Pin)| (!pin.expired).then_some(shard);
+        let held: Vec<ShardId> = self.pins.iter().filter_map(held).collect();
+        for shard in held {
+            // Whoever would not let go of it is gone: it need not wait.
+            any |= !self.holds_on(cx, shard) && self.pins.remove(&shard).is_some();
+        }
+        let pins = self.pins.values_mut().chain(self.benched.values_mut());
+        for pin in pins.filter(|pin| !pin.expired && pin.until <= now) {
             // It is kept: the next back-off depends on it.
             pin.expired = true;
             any = true;
@@ -804,9 +832,10 @@ impl Leading {
         self.avoid.retain(|_, (_, until)| *until > now);
         any |= self.avoid.len() != avoided;
         self.reconsider |= any;
-        let pins = self.pins.values().chain(self.held_off.values());
-        let next = pins.filter(|pin| pin.holds()).map(|pin| pin.until);
-        let next = next
+        let pins = self.pins.values().chain(self.benched.values());
+        let next = pins
+            .filter(|pin| !pin.expired)
+            .map(|pin| pin.until)
             .chain(self.avoid.values().map(|&(_, until)| until))
             .min();
         self.wake(next);

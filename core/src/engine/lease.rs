@@ -35,7 +35,7 @@ impl Lease {
 
     /// Takes a grant that stands until `until`: it counts once proposal `map` or a later one is applied (L1).
     pub(super) fn grant(&mut self, now: Time, until: Time, map: LogIndex, applied: LogIndex) {
-        if applied >= map {
+        if applied >= map || mutated(Mutant::GrantCountsAtOnce) {
             return self.extend(now, until);
         }
         if self.waiting.len() == MAX_WAITING {

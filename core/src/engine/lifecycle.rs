@@ -51,8 +51,10 @@ impl Engine {
     pub(super) fn note_stall(&mut self, now: Time) {
         let stalled = now.since(self.now) > self.config.timing.ping * 2;
         if let Some(leading) = self.leading.as_mut().filter(|_| stalled) {
-            leading.handle_stall(now);
-            self.counters.add("stalls while leading");
+            // A leader that hears no quorum sends no pings and may rest for long: then silence proves nothing either.
+            if leading.handle_stall(now) {
+                self.counters.add("stalls while leading");
+            }
         }
     }
 
@@ -267,7 +269,7 @@ impl Engine {
 
     /// Nothing is held against this node's going: the last word of gossip, and the shell may stop.
     pub(super) fn depart(&mut self) {
-        if self.state == NodeState::Invalid {
+        if self.state == NodeState::Invalid || std::mem::replace(&mut self.departed, true) {
             return;
         }
         self.membership.leave(self.now);
@@ -338,6 +340,18 @@ impl Engine {
     fn lead_out(&mut self) {
         let owns = |map: &ShardMap| map.member(&self.config.instance.node).is_some();
         let empty = self.pending.is_none() && !owns(&self.committed) && self.serving.is_empty();
+        let alone = |leading: &Leading| {
+            leading.is_ready()
+                && self
+                    .raft
+                    .members
+                    .keys()
+                    .all(|id| id.node == self.config.instance.node)
+        };
+        if empty && self.leading.as_ref().is_some_and(alone) {
+            // Nobody is left who could dismiss it.
+            return self.depart();
+        }
         if empty
             && self
                 .leading

@@ -122,6 +122,7 @@ pub struct Engine {
     role: Role,
     leader: Option<NodeId>,
     leaving: bool,
+    departed: bool,
     routes_changed: bool,
     shown_lease: LeaseView,
 }
@@ -157,6 +158,7 @@ impl Engine {
             role: Role::Unknown,
             leader: None,
             leaving: false,
+            departed: false,
             routes_changed: true,
             shown_lease: LeaseView::default(),
             config,
@@ -260,7 +262,11 @@ impl Engine {
     pub fn acked(&self) -> Option<LogIndex> {
         let latest = self.pending.as_ref().map(|pending| &pending.map);
         let drained = |map: &Arc<ShardMap>| {
-            mutated(Mutant::AckBeforeDrain) || self.serving.is_within(&self.config.instance, map)
+            let me = &self.config.instance;
+            mutated(Mutant::AckBeforeDrain)
+                || (mutated(Mutant::EarlierDrainsForgotten)
+                    && self.serving.is_within_of_step(me, &self.committed, map))
+                || self.serving.is_within(me, map)
         };
         latest.filter(|map| drained(map)).map(|map| map.index())
     }
@@ -370,7 +376,10 @@ impl Engine {
         if self.config.kind == MemberKind::NonMember {
             return;
         }
-        let refused = ping.term < self.newest_term || ping.boot != self.config.instance.boot;
+        let old_term = ping.term < self.newest_term && !mutated(Mutant::GrantOfOldTerm);
+        let other_run =
+            ping.boot != self.config.instance.boot && !mutated(Mutant::GrantOfAnotherRun);
+        let refused = old_term || other_run;
         self.see_term(ping.term);
         let own_clock = |stamp: Time| stamp <= self.now;
         match ping.grant.filter(|grant| own_clock(grant.stamp)) {
@@ -467,7 +476,9 @@ impl Engine {
             Some(leading) if leads && leading.term() == leadership.term => {}
             _ if leads => {
                 // Rule L1. Why capping is enough: rule L1a in docs/protocol.md.
-                self.lease.cap(self.now + self.config.timing.leader_bound);
+                if !mutated(Mutant::LeaderKeepsGrants) {
+                    self.lease.cap(self.now + self.config.timing.leader_bound);
+                }
                 self.leading = Some(Leading::new(leadership.term, self.now));
                 self.counters.add("elected");
             }

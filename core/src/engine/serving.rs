@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::shard_map::ShardMap;
 use crate::ids::{Epoch, Instance, ShardId};
+use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
 
 /// First wait after an `acquire` hook failed; doubles with each failure.
@@ -112,7 +113,10 @@ impl Serving {
 
     fn acquiring(&mut self, shard: ShardId, epoch: Epoch) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(&shard);
-        slot.filter(|slot| slot.epoch == epoch && slot.stage == Stage::Acquiring)
+        slot.filter(|slot| {
+            let stands = slot.stage == Stage::Acquiring || mutated(Mutant::AcquiredUnchecked);
+            slot.epoch == epoch && stands
+        })
     }
 
     /// The last guards are gone and the hooks have ended.
@@ -168,6 +172,21 @@ impl Serving {
             .all(|(&shard, slot)| map.owner(shard) == Some(me) && map.epoch(shard) == slot.epoch)
     }
 
+    /// The same without what was lost in earlier steps: a deliberate fault.
+    pub(super) fn is_within_of_step(
+        &self,
+        me: &Instance,
+        before: &ShardMap,
+        map: &ShardMap,
+    ) -> bool {
+        let owns = |map: &ShardMap, shard: ShardId, slot: &Slot| {
+            map.owner(shard) == Some(me) && map.epoch(shard) == slot.epoch
+        };
+        self.slots
+            .iter()
+            .all(|(&shard, slot)| !owns(before, shard, slot) || owns(map, shard, slot))
+    }
+
     /// Whether nothing is served, drained or acquired.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -188,7 +207,9 @@ impl Serving {
     pub(super) fn check_invariants(&self) {
         for (shard, slot) in &self.slots {
             assert!(
-                slot.stage == Stage::Draining || self.desired.get(shard) == Some(&slot.epoch),
+                mutated(Mutant::AcquiredUnchecked)
+                    || slot.stage == Stage::Draining
+                    || self.desired.get(shard) == Some(&slot.epoch),
                 "shard {shard} stands as {:?} but is not desired at epoch {}",
                 slot.stage,
                 slot.epoch
