@@ -631,6 +631,42 @@ fn p3_a_late_joiner_gets_a_snapshot_with_the_pending_proposal_and_the_applicatio
         );
         assert_eq!(joiner.journal.texts().len(), 51);
         assert_eq!(joiner.only_own, Some(false));
+        // What was restored is what the log goes on from.
+        let map = pending.map.index();
+        cluster.nodes[&leader]
+            .device
+            .propose(term, LogMessage::ShardMapCommitted { map, term });
+        cluster
+            .until("the commit", |c| !c.nodes[&4].changes.is_empty())
+            .await;
+        let (_, _, change) = &cluster.nodes[&4].changes[0];
+        assert!(
+            matches!(change, Change::Committed { map: made } if made.index() == map),
+            "{change:?}"
+        );
+    });
+}
+
+#[test]
+fn a_log_of_large_entries_is_kept_small_and_still_reaches_a_late_joiner() {
+    simulate(async {
+        let mut cluster = Cluster::formed(26, 1).await;
+        cluster.start(2).await;
+        let large = "x".repeat(MAX_APP_ENTRY_BYTES);
+        let mut most = 0;
+        for _ in 0..100 {
+            cluster.append(1, &large).await.unwrap();
+            cluster.nodes[&1].journal.0.lock().unwrap().clear();
+            cluster.run_for(20 * MS).await;
+            most = most.max(cluster.nodes[&1].stores.log_bytes());
+        }
+        assert!(most < compact::MAX_LOG_BYTES + (20 << 20), "{most} bytes");
+        cluster
+            .change(cluster.voters(&[1]), cluster.members(&[1, 2]))
+            .await;
+        let (index, _) = cluster.append(1, "last").await.unwrap();
+        cluster.nodes[&2].device.wait_applied(index).await.unwrap();
+        assert!(cluster.nodes[&2].stores.log_bytes() < compact::MAX_LOG_BYTES);
     });
 }
 
