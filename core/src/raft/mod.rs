@@ -50,8 +50,10 @@ mod state_machine;
 mod types;
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the world's clock, not a node's")]
 mod testing;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the world's clock, not a node's")]
 mod tests;
 
 pub(crate) use log_store::Stores;
