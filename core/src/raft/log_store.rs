@@ -43,6 +43,8 @@ struct Kept {
     origin: Option<Origin>,
     vote: Option<Vote>,
     entries: BTreeMap<u64, LogEntry>,
+    /// Invariant: the sum of [`size`] over `entries`.
+    bytes: usize,
     purged: Option<LogId>,
     committed: Option<LogId>,
     snapshot: Option<KeptSnapshot>,
@@ -75,6 +77,11 @@ impl Stores {
     pub(super) fn save_origin(&self, origin: Origin) -> io::Result<()> {
         self.kept().origin = Some(origin);
         Ok(())
+    }
+
+    /// What the entries take.
+    pub(super) fn log_bytes(&self) -> usize {
+        self.kept().bytes
     }
 
     /// Replaces the snapshot, unless a newer one was installed while this one was built.
@@ -179,6 +186,7 @@ impl RaftLogStorage<TypeConfig> for Stores {
                 "a hole in the log before {}",
                 entry.log_id.index
             );
+            kept.bytes += size(&entry);
             kept.entries.insert(entry.log_id.index, entry);
         }
         drop(kept);
@@ -188,14 +196,18 @@ impl RaftLogStorage<TypeConfig> for Stores {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let first = last.map_or(0, |last| last.index + 1);
-        self.kept().entries.split_off(&first);
+        let mut kept = self.kept();
+        let gone = kept.entries.split_off(&first);
+        kept.bytes -= gone.values().map(size).sum::<usize>();
         Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let mut kept = self.kept();
         kept.purged = kept.purged.max(Some(upto));
-        kept.entries = kept.entries.split_off(&(upto.index + 1));
+        let left = kept.entries.split_off(&(upto.index + 1));
+        let gone = std::mem::replace(&mut kept.entries, left);
+        kept.bytes -= gone.values().map(size).sum::<usize>();
         Ok(())
     }
 }

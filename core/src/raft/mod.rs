@@ -12,6 +12,7 @@
 //! | [`rpc`], [`gate`], [`serve`] | their encoding, which are let in, and what is done with them |
 //! | [`facts`] | openraft's metrics as inputs of the engine |
 //! | [`change`] | changes of the configuration |
+//! | [`compact`] | keeps the log small |
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ use crate::timing::Timing;
 use crate::transport::Peer;
 
 mod change;
+mod compact;
 mod facts;
 mod gate;
 mod log_store;
@@ -48,8 +50,10 @@ mod state_machine;
 mod types;
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the world's clock, not a node's")]
 mod testing;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the world's clock, not a node's")]
 mod tests;
 
 pub(crate) use log_store::Stores;
@@ -176,9 +180,15 @@ impl RaftDevice {
             facts.clone(),
             Arc::new(applied_sender),
         );
-        let raft = Raft::new(me.clone(), Arc::new(settings), network, stores, machine)
-            .await
-            .map_err(|fatal| RaftStartError::Store(fatal.to_string()))?;
+        let raft = Raft::new(
+            me.clone(),
+            Arc::new(settings),
+            network,
+            stores.clone(),
+            machine,
+        )
+        .await
+        .map_err(|fatal| RaftStartError::Store(fatal.to_string()))?;
         let environment = Environment::current();
         let device = Arc::new(Device {
             me,
@@ -197,7 +207,8 @@ impl RaftDevice {
             tasks: Mutex::new(Vec::new()),
         });
         let facts = environment.spawn(facts::run(device.clone()));
-        device.tasks().push(facts);
+        let compact = environment.spawn(compact::run(device.clone(), stores));
+        device.tasks().extend([facts, compact]);
         Ok(Self(device))
     }
 
