@@ -245,7 +245,7 @@ impl Builder {
                 format!("1 to {MAX_SHARDS} are possible"),
             );
         }
-        if self.voters % 2 == 0 || self.voters > MAX_WORKERS {
+        if self.voters.is_multiple_of(2) || self.voters > MAX_WORKERS {
             wrong(
                 "voters",
                 self.voters.to_string(),

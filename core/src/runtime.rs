@@ -333,6 +333,7 @@ fn system_monotonic() -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the tests watch from outside")]
 mod tests {
     use super::*;
 

@@ -86,10 +86,12 @@ impl Engine {
                 }
             }
         }
+        // A suspicion is no event, but calls that wait for the suspect are given up.
+        let revision = self.membership.revision();
+        self.routes_changed |= std::mem::replace(&mut self.shown_members, revision) != revision;
     }
 
     fn show_member_event(&mut self, event: MemberEvent) {
-        self.routes_changed = true;
         match event {
             MemberEvent::Joined(instance) => self.emit(Event::NodeJoined(instance)),
             MemberEvent::Left(instance) => self.emit(Event::NodeLeft(instance)),

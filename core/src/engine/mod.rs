@@ -124,6 +124,8 @@ pub struct Engine {
     leaving: bool,
     departed: bool,
     routes_changed: bool,
+    /// The revision of the members that was shown last.
+    shown_members: u64,
     shown_lease: LeaseView,
 }
 
@@ -160,6 +162,7 @@ impl Engine {
             leaving: false,
             departed: false,
             routes_changed: true,
+            shown_members: 0,
             shown_lease: LeaseView::default(),
             config,
         }

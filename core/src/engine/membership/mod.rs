@@ -153,6 +153,8 @@ pub struct Membership {
     known: BTreeMap<NodeId, Known>,
     /// Invariant: this node, and those of `known` that are not stale.
     members: BTreeMap<NodeId, Member>,
+    /// How often `members` changed.
+    revision: u64,
     heard: Option<ClusterId>,
     next_sweep: Option<Time>,
     /// When suspects are asked whether they live.
@@ -199,6 +201,7 @@ impl Membership {
             rng,
             known: BTreeMap::new(),
             members: BTreeMap::from([(config.instance.node, own)]),
+            revision: 0,
             heard: None,
             next_sweep: None,
             next_question: None,
@@ -337,6 +340,7 @@ impl Membership {
         self.profile.cluster = None;
         if let Some(own) = self.members.get_mut(&self.instance.node) {
             own.store = store;
+            self.revision += 1;
         }
         self.revise();
     }
@@ -352,6 +356,7 @@ impl Membership {
         }
         own.tags = Arc::new(tags);
         own.tag_version += 1;
+        self.revision += 1;
         self.profile.tag_version = own.tag_version;
         if self.next_revision <= now {
             self.revise();
@@ -374,6 +379,7 @@ impl Membership {
                 let changed = version > member.tag_version || *member.tags != tags;
                 member.tag_version = version;
                 member.tags = Arc::new(tags);
+                self.revision += 1;
                 if changed && known.state.is_there() {
                     let event = MemberEvent::Updated(from.clone());
                     self.outputs.push_back(MembershipOutput::Event(event));
@@ -388,6 +394,12 @@ impl Membership {
             self.pulls.forget(&from.node);
         }
         self.pull_tags();
+    }
+
+    /// Grows with every change of [`members`](Self::members), those included that are no event: a suspicion, a
+    /// member that is forgotten.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Tells others that this node is about to leave; it stays a member until [`leave`](Self::leave).

@@ -37,6 +37,7 @@ impl Membership {
         {
             own.state = state;
             own.since = self.now;
+            self.revision += 1;
         }
     }
 

@@ -41,6 +41,7 @@ impl Membership {
 
     /// One member is not as it was; whether it is there and was not.
     pub(super) fn learn(&mut self, identity: &Identity, state: MemberState) -> bool {
+        self.revision += 1;
         let now = self.now;
         let node = &identity.node;
         let before = self.known.get(node);
@@ -109,13 +110,13 @@ impl Membership {
             }
             if known.since + shown <= now {
                 known.stale = true;
-                self.members.remove(node);
+                self.revision += u64::from(self.members.remove(node).is_some());
             }
             let at = known.since + if known.stale { remembered } else { shown };
             next = Some(next.map_or(at, |next| next.min(at)));
         }
         for identity in forgotten {
-            self.members.remove(&identity.node);
+            self.revision += u64::from(self.members.remove(&identity.node).is_some());
             self.known.remove(&identity.node);
             self.swim.forget(now, identity);
         }
