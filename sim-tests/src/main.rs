@@ -53,15 +53,29 @@ enum EngineCommand {
 fn main() -> std::process::ExitCode {
     let Simulator::Engine(command) = Arguments::parse().simulator;
     let well = match command {
-        EngineCommand::Replay { seed, mutant, quiet } => replay(seed, mutant.as_deref(), !quiet),
+        EngineCommand::Replay {
+            seed,
+            mutant,
+            quiet,
+        } => replay(seed, mutant.as_deref(), !quiet),
         EngineCommand::Run { seeds, threads } => {
-            let report = Sweep { threads, ..Sweep::new(seeds) }.run();
+            let report = Sweep {
+                threads,
+                ..Sweep::new(seeds)
+            }
+            .run();
             println!("{report}");
             report.failures.is_empty()
         }
-        EngineCommand::Mutants { most, only } => funk_sim_tests::mutation::run(most, only.as_deref()),
+        EngineCommand::Mutants { most, only } => {
+            funk_sim_tests::mutation::run(most, only.as_deref())
+        }
     };
-    if well { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+    if well {
+        std::process::ExitCode::SUCCESS
+    } else {
+        std::process::ExitCode::FAILURE
+    }
 }
 
 fn replay(seed: u64, mutant: Option<&str>, trace: bool) -> bool {
@@ -73,7 +87,10 @@ fn replay(seed: u64, mutant: Option<&str>, trace: bool) -> bool {
     }
     match engine_world::run(seed, trace) {
         Ok(outcome) => {
-            println!("seed {seed} held: {:?} simulated, recovered in {:?}", outcome.simulated, outcome.recovered_in);
+            println!(
+                "seed {seed} held: {:?} simulated, recovered in {:?}",
+                outcome.simulated, outcome.recovered_in
+            );
             print!("{}", outcome.tally);
             true
         }

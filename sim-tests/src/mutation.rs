@@ -22,8 +22,8 @@ pub use with_mutants::{run, switch_on};
 
 #[cfg(funk_mutants)]
 mod with_mutants {
-    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use funk::mutants::{Mutant, set_mutant};
 
@@ -33,7 +33,8 @@ mod with_mutants {
     pub fn switch_on(name: &str) -> Result<(), String> {
         let found = Mutant::ALL.iter().find(|(_, known)| *known == name);
         let names: Vec<_> = Mutant::ALL.iter().map(|(_, known)| *known).collect();
-        let (mutant, _) = found.ok_or_else(|| format!("no deliberate fault {name:?}; there are {names:?}"))?;
+        let (mutant, _) =
+            found.ok_or_else(|| format!("no deliberate fault {name:?}; there are {names:?}"))?;
         set_mutant(Some(*mutant));
         Ok(())
     }
@@ -41,12 +42,23 @@ mod with_mutants {
     /// Prints the table; `false` if one is not caught.
     pub fn run(most: u64, only: Option<&str>) -> bool {
         std::panic::set_hook(Box::new(|_| {}));
-        println!("{:<28} {:>10}  {:>8}  caught by", "fault", "schedules", "seed");
+        println!(
+            "{:<28} {:>10}  {:>8}  caught by",
+            "fault", "schedules", "seed"
+        );
         let mut all = true;
-        for (mutant, name) in Mutant::ALL.iter().filter(|(_, name)| only.is_none_or(|only| only == *name)) {
+        for (mutant, name) in Mutant::ALL
+            .iter()
+            .filter(|(_, name)| only.is_none_or(|only| only == *name))
+        {
             match first_failure(*mutant, most) {
                 Some(failure) => {
-                    println!("{name:<28} {:>10}  {:>8}  {}", failure.seed + 1, failure.seed, failure.violation);
+                    println!(
+                        "{name:<28} {:>10}  {:>8}  {}",
+                        failure.seed + 1,
+                        failure.seed,
+                        failure.violation
+                    );
                 }
                 None => {
                     println!("{name:<28} {:>10}  {:>8}  not caught", most, "-");
@@ -66,7 +78,11 @@ mod with_mutants {
             set_mutant(Some(mutant));
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                let beaten = first.lock().expect("no panic while locked").as_ref().is_some_and(|f| f.seed < seed);
+                let beaten = first
+                    .lock()
+                    .expect("no panic while locked")
+                    .as_ref()
+                    .is_some_and(|f| f.seed < seed);
                 if seed >= most || beaten {
                     return;
                 }

@@ -70,7 +70,11 @@ mod tests {
     #[test]
     fn the_stream_is_pinned() {
         let mut random = Random::new(0);
-        assert_eq!(random.next(), 0xE220_A839_7B1D_CDAF, "SplitMix64's published first output for seed 0");
+        assert_eq!(
+            random.next(),
+            0xE220_A839_7B1D_CDAF,
+            "SplitMix64's published first output for seed 0"
+        );
     }
 
     #[test]

@@ -20,9 +20,17 @@ pub struct Seeds {
 impl FromStr for Seeds {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse().map_err(|error| format!("{text:?} is no seed: {error}"));
-        let (from, to) = text.split_once("..").ok_or_else(|| format!("{text:?} is no range of seeds, A..B"))?;
-        Ok(Self { from: number(from)?, to: number(to)? })
+        let number = |text: &str| {
+            text.parse()
+                .map_err(|error| format!("{text:?} is no seed: {error}"))
+        };
+        let (from, to) = text
+            .split_once("..")
+            .ok_or_else(|| format!("{text:?} is no range of seeds, A..B"))?;
+        Ok(Self {
+            from: number(from)?,
+            to: number(to)?,
+        })
     }
 }
 
@@ -42,7 +50,12 @@ pub struct Sweep {
 impl Sweep {
     /// All of these seeds, on two threads.
     pub fn new(seeds: Seeds) -> Self {
-        Self { seeds, threads: 2, stop_at_failure: false, budget: None }
+        Self {
+            seeds,
+            threads: 2,
+            stop_at_failure: false,
+            budget: None,
+        }
     }
 
     /// Runs them.
@@ -54,7 +67,9 @@ impl Sweep {
         let began = Instant::now();
         let work = || {
             let mut report = Report::default();
-            while !stop.load(Ordering::Relaxed) && self.budget.is_none_or(|budget| began.elapsed() < budget) {
+            while !stop.load(Ordering::Relaxed)
+                && self.budget.is_none_or(|budget| began.elapsed() < budget)
+            {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= self.seeds.to {
                     break;
@@ -68,8 +83,12 @@ impl Sweep {
             report
         };
         let mut report = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads.max(1)).map(|_| scope.spawn(work)).collect();
-            let parts = threads.into_iter().map(|thread| thread.join().expect("a panic is caught in its schedule"));
+            let threads: Vec<_> = (0..self.threads.max(1))
+                .map(|_| scope.spawn(work))
+                .collect();
+            let parts = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("a panic is caught in its schedule"));
             parts.fold(Report::default(), Report::merge)
         });
         report.failures.sort_by_key(|failure| failure.seed);
@@ -125,7 +144,9 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.tally)?;
-        self.failures.iter().try_for_each(|failure| writeln!(f, "{failure}"))?;
+        self.failures
+            .iter()
+            .try_for_each(|failure| writeln!(f, "{failure}"))?;
         let speed = self.simulated.as_secs_f64() / self.took.as_secs_f64().max(1e-9);
         write!(
             f,

@@ -38,12 +38,23 @@ fn pinned_seeds_hold() {
 
 #[test]
 fn random_schedules_hold() {
-    let asked: Option<Seeds> = std::env::var("FUNK_SEEDS").ok().map(|text| text.parse().expect("FUNK_SEEDS=A..B"));
-    let base = std::env::var("FUNK_SEED_BASE").map_or(0, |text| text.parse().expect("FUNK_SEED_BASE=N"));
-    let seeds = asked.unwrap_or(Seeds { from: base, to: base + SCHEDULES });
+    let asked: Option<Seeds> = std::env::var("FUNK_SEEDS")
+        .ok()
+        .map(|text| text.parse().expect("FUNK_SEEDS=A..B"));
+    let base =
+        std::env::var("FUNK_SEED_BASE").map_or(0, |text| text.parse().expect("FUNK_SEED_BASE=N"));
+    let seeds = asked.unwrap_or(Seeds {
+        from: base,
+        to: base + SCHEDULES,
+    });
     let budget = asked.is_none().then_some(BUDGET);
     println!("base seed {}", seeds.from);
-    let report = Sweep { budget, stop_at_failure: true, ..Sweep::new(seeds) }.run();
+    let report = Sweep {
+        budget,
+        stop_at_failure: true,
+        ..Sweep::new(seeds)
+    }
+    .run();
     println!("{report}");
     assert!(report.failures.is_empty(), "{}", report.failures[0]);
     if report.held >= ENOUGH {
@@ -55,7 +66,10 @@ fn random_schedules_hold() {
 
 #[test]
 fn a_seed_means_the_same_schedule_every_time() {
-    let run = |seed| funk_sim_tests::engine_world::run(seed, false).map(|outcome| (outcome.events, outcome.tally));
+    let run = |seed| {
+        funk_sim_tests::engine_world::run(seed, false)
+            .map(|outcome| (outcome.events, outcome.tally))
+    };
     for seed in 5..8 {
         let (first, second) = (run(seed), run(seed));
         assert_eq!(first.ok(), second.ok(), "seed {seed}");

@@ -51,6 +51,8 @@ pub(super) struct Steps {
 pub(super) struct Serving {
     slots: BTreeMap<ShardId, Slot>,
     desired: BTreeMap<ShardId, Epoch>,
+    /// What the latest change of the maps closed; only a deliberate fault looks at it.
+    closed_latest: Vec<ShardId>,
 }
 
 impl Serving {
@@ -73,6 +75,9 @@ impl Serving {
                 steps.close.push((shard, slot.epoch));
             }
         }
+        self.closed_latest.clear();
+        self.closed_latest
+            .extend(steps.close.iter().map(|&(shard, _)| shard));
         for (&shard, &epoch) in &self.desired {
             // A slot that is draining is acquired again when the drain ends: `acquire` waits for `release` (S3).
             self.slots.entry(shard).or_insert_with(|| {
@@ -161,14 +166,13 @@ impl Serving {
             .all(|(&shard, slot)| map.owner(shard) == Some(me) && map.epoch(shard) == slot.epoch)
     }
 
-    /// The same without what was lost in earlier steps: a deliberate fault.
-    pub(super) fn is_within_of_step(&self, me: &Instance, before: &ShardMap, map: &ShardMap) -> bool {
-        let owns = |map: &ShardMap, shard: ShardId, slot: &Slot| {
-            map.owner(shard) == Some(me) && map.epoch(shard) == slot.epoch
+    /// Whether what was lost in the latest step has drained: a deliberate fault asks for no more.
+    pub(super) fn has_drained_latest_step(&self) -> bool {
+        let drains = |shard: &ShardId| {
+            let slot = self.slots.get(shard);
+            slot.is_some_and(|slot| slot.stage == Stage::Draining)
         };
-        self.slots
-            .iter()
-            .all(|(&shard, slot)| !owns(before, shard, slot) || owns(map, shard, slot))
+        !self.closed_latest.iter().any(drains)
     }
 
     /// Whether nothing is served, drained or acquired.

@@ -43,7 +43,10 @@ mod tests {
             let clock = Clock { offset: 5_000, ppm };
             for time in [5_001, 123_456_789, 60_000_000_000].map(Time) {
                 let at = clock.when(time);
-                assert!(clock.read(at) >= time && clock.read(at - 1) < time, "{ppm} {time:?}");
+                assert!(
+                    clock.read(at) >= time && clock.read(at - 1) < time,
+                    "{ppm} {time:?}"
+                );
             }
         }
     }

@@ -25,11 +25,13 @@ impl World {
         if self.calm {
             return;
         }
-        if self.maps.count() == 0 && self.now < GRACE {
+        let forming = self.profile.kind == profile::Kind::Forming;
+        if self.maps.count() == 0 && self.now < GRACE && !forming {
             return self.queue.push(self.now + ms(50), Event::Fault);
         }
         if !std::mem::replace(&mut self.faults.begun, true) {
-            self.queue.push(self.now + ns(self.profile.chaos), Event::EndOfChaos);
+            self.queue
+                .push(self.now + ns(self.profile.chaos), Event::EndOfChaos);
         }
         let wait = self.random.exponential(ns(self.profile.fault_every) as f64);
         self.queue.push(self.now + wait, Event::Fault);
@@ -58,13 +60,20 @@ impl World {
             return;
         }
         let at = target.unwrap_or_else(|| self.victim());
-        let runs = self.nodes[at].process.as_deref().is_some_and(|process| !process.paused);
+        let runs = self.nodes[at]
+            .process
+            .as_deref()
+            .is_some_and(|process| !process.paused);
         let took_place = match kind {
             FaultKind::Crash if runs => self.crash(at, true),
             FaultKind::LoseStore if runs && self.may_lose_store(at) => self.crash(at, false),
-            FaultKind::Pause | FaultKind::Suspend if runs => self.pause(at, kind == FaultKind::Suspend),
+            FaultKind::Pause | FaultKind::Suspend if runs => {
+                self.pause(at, kind == FaultKind::Suspend)
+            }
             FaultKind::Leave if runs => self.leave(at),
-            FaultKind::StepDown => self.leader().is_some_and(|leader| self.ask_to_step_down(leader)),
+            FaultKind::StepDown => self
+                .leader()
+                .is_some_and(|leader| self.ask_to_step_down(leader)),
             FaultKind::Loss => {
                 let until = self.now + self.random.between(ms(50), ms(1_500));
                 let loss = 0.1 + self.random.unit() * 0.5;
@@ -103,7 +112,11 @@ impl World {
     fn pause(&mut self, at: usize, suspended: bool) -> bool {
         self.count_interruption(at);
         let longest = ns(self.profile.longest_pause);
-        let length = if self.random.chance(0.3) { longest * 2 } else { longest };
+        let length = if self.random.chance(0.3) {
+            longest * 2
+        } else {
+            longest
+        };
         let length = self.random.between(ms(5), length);
         let boot = self.nodes[at].boot;
         if let Some(process) = self.process(at) {
@@ -118,7 +131,10 @@ impl World {
     pub(super) fn resume(&mut self, at: usize, boot: u64) {
         let mut random = self.random.fork(boot);
         let now = self.now;
-        let Some(process) = self.process(at).filter(|process| process.paused && process.instance.boot.0 == boot) else {
+        let Some(process) = self
+            .process(at)
+            .filter(|process| process.paused && process.instance.boot.0 == boot)
+        else {
             return;
         };
         process.paused = false;
@@ -131,7 +147,9 @@ impl World {
         }
         // What raft said is heard in order whatever else happens.
         trace!(self, "n{at} goes on");
-        deferred.into_iter().for_each(|event| self.queue.push(now, event));
+        deferred
+            .into_iter()
+            .for_each(|event| self.queue.push(now, event));
         if jumped {
             self.input(at, Input::ClockJumped);
         }
@@ -139,7 +157,9 @@ impl World {
 
     fn leave(&mut self, at: usize) -> bool {
         // At most one at a time, and not from a group of which half is gone anyway.
-        if self.running().count() < self.nodes.len() || self.running().any(|(_, process)| process.leaving) {
+        if self.running().count() < self.nodes.len()
+            || self.running().any(|(_, process)| process.leaving)
+        {
             return false;
         }
         if let Some(process) = self.process(at) {
@@ -150,7 +170,11 @@ impl World {
     }
 
     fn ask_to_step_down(&mut self, leader: usize) -> bool {
-        if self.nodes[leader].process.as_deref().is_none_or(|process| process.paused) {
+        if self.nodes[leader]
+            .process
+            .as_deref()
+            .is_none_or(|process| process.paused)
+        {
             return false;
         }
         self.count_interruption(leader);
@@ -184,12 +208,19 @@ impl World {
         }
         if kind != FaultKind::Split && kind != FaultKind::Bridge && kind != FaultKind::OneWay {
             self.count_interruption(at);
-        } else if let Some(leader) = self.leader().filter(|leader| cut.iter().any(|(from, _)| from == leader)) {
+        } else if let Some(leader) = self
+            .leader()
+            .filter(|leader| cut.iter().any(|(from, _)| from == leader))
+        {
             self.count_interruption(leader);
         }
         trace!(self, "cut {cut:?}");
         self.network.cut(&cut);
-        let longest = if self.random.chance(0.2) { ms(4_000) } else { ms(1_200) };
+        let longest = if self.random.chance(0.2) {
+            ms(4_000)
+        } else {
+            ms(1_200)
+        };
         let heals = self.now + self.random.between(ms(20), longest);
         self.queue.push(heals, Event::Heal(cut));
         true
@@ -198,7 +229,12 @@ impl World {
     /// Whether every configuration that may still decide something keeps a quorum of stores without this one.
     pub(super) fn may_lose_store(&self, at: usize) -> bool {
         let lost = self.nodes[at].rid;
-        let kept: BTreeSet<Rid> = self.nodes.iter().map(|node| node.rid).filter(|&rid| rid != lost).collect();
+        let kept: BTreeSet<Rid> = self
+            .nodes
+            .iter()
+            .map(|node| node.rid)
+            .filter(|&rid| rid != lost)
+            .collect();
         let stores = self.nodes.iter().filter_map(|node| {
             let running = node.process.as_deref().map(|process| process.raft.store());
             running.or(node.store.as_ref())
@@ -225,7 +261,10 @@ impl World {
             if process.paused {
                 self.queue.push(self.now, Event::Resume(at, boot));
             }
-            held.into_iter().for_each(|guard| self.queue.push(self.now + 1, Event::GuardEnd(at, boot, guard)));
+            held.into_iter().for_each(|guard| {
+                self.queue
+                    .push(self.now + 1, Event::GuardEnd(at, boot, guard))
+            });
         }
     }
 }

@@ -67,30 +67,42 @@ impl World {
 
     /// A hand-off is over when its map is in force everywhere and what was gained is served.
     pub(super) fn handoff_opened(&mut self, _at: usize) {
-        let Phase::InForce(map) = &self.handoff.phase else { return };
+        let Phase::InForce(map) = &self.handoff.phase else {
+            return;
+        };
         let epoch = Epoch(map.index().0);
         let served = |shard: ShardId| {
             let owner = map.owner(shard);
             let serves = |process: &Process| process.open[shard.0 as usize] == epoch;
-            self.running().any(|(_, process)| Some(&process.instance) == owner && serves(process))
+            self.running()
+                .any(|(_, process)| Some(&process.instance) == owner && serves(process))
         };
-        let gained = (0..map.shards()).map(ShardId).filter(|&shard| map.epoch(shard) == epoch);
+        let gained = (0..map.shards())
+            .map(ShardId)
+            .filter(|&shard| map.epoch(shard) == epoch);
         let mut gained = gained;
-        if gained.all(served) && self.running().all(|(_, process)| process.committed.index() >= map.index()) {
+        if gained.all(served)
+            && self
+                .running()
+                .all(|(_, process)| process.committed.index() >= map.index())
+        {
             self.handoff.phase = Phase::None;
         }
     }
 
     fn takes_part(&self, at: usize, ack_set: &BTreeSet<Instance>) -> bool {
         let process = self.nodes[at].process.as_deref();
-        self.handoff.leader == Some(at) || process.is_some_and(|process| ack_set.contains(&process.instance))
+        self.handoff.leader == Some(at)
+            || process.is_some_and(|process| ack_set.contains(&process.instance))
     }
 
     /// A node is about to be struck: is it in the middle of a hand-off?
     pub(super) fn count_interruption(&mut self, at: usize) {
         let name = match &self.handoff.phase {
             Phase::None => return,
-            Phase::Proposed if self.handoff.leader == Some(at) => "hand-offs interrupted before the proposal commits",
+            Phase::Proposed if self.handoff.leader == Some(at) => {
+                "hand-offs interrupted before the proposal commits"
+            }
             Phase::Proposed => return,
             Phase::Draining(index, ack_set) if self.takes_part(at, ack_set) => {
                 match self.acked.count_of(*index, ack_set) {
@@ -102,7 +114,11 @@ impl World {
                 "hand-offs interrupted between the last ack and the commit"
             }
             Phase::InForce(map) => {
-                let members: BTreeSet<Instance> = map.members().iter().map(|member| member.instance.clone()).collect();
+                let members: BTreeSet<Instance> = map
+                    .members()
+                    .iter()
+                    .map(|member| member.instance.clone())
+                    .collect();
                 if !self.takes_part(at, &members) {
                     return;
                 }
@@ -119,14 +135,22 @@ impl World {
             return;
         }
         let parts: Vec<usize> = match &self.handoff.phase {
-            Phase::Draining(_, ack_set) | Phase::Deciding(ack_set) => {
-                (0..self.nodes.len()).filter(|&at| self.takes_part(at, ack_set)).collect()
-            }
+            Phase::Draining(_, ack_set) | Phase::Deciding(ack_set) => (0..self.nodes.len())
+                .filter(|&at| self.takes_part(at, ack_set))
+                .collect(),
             _ => Vec::new(),
         };
-        let leader = self.handoff.leader.filter(|_| parts.is_empty() || self.random.chance(0.5));
+        let leader = self
+            .handoff
+            .leader
+            .filter(|_| parts.is_empty() || self.random.chance(0.5));
         let target = leader.or_else(|| (!parts.is_empty()).then(|| self.random.pick(&parts)));
-        let kind = self.random.pick(&[FaultKind::Crash, FaultKind::Pause, FaultKind::Isolate, FaultKind::StepDown]);
+        let kind = self.random.pick(&[
+            FaultKind::Crash,
+            FaultKind::Pause,
+            FaultKind::Isolate,
+            FaultKind::StepDown,
+        ]);
         let when = self.now + self.random.below(ns(within));
         self.queue.push(when, Event::Strike(kind, target));
     }

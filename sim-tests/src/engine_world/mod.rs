@@ -65,7 +65,12 @@ struct Node {
 #[derive(Clone, Debug)]
 enum Parcel {
     Engine(Peer, Message),
-    Raft { from: Rid, to: Rid, cluster: ClusterId, message: model_raft::Message },
+    Raft {
+        from: Rid,
+        to: Rid,
+        cluster: ClusterId,
+        message: model_raft::Message,
+    },
 }
 
 /// Something that happens. Those that name a boot happen to that run only, and wait while it stands still.
@@ -77,10 +82,34 @@ enum Event {
     Lagged(usize, u64),
     Lapse(usize, u64),
     GuardEnd(usize, u64, u64),
-    HookEnd { node: usize, boot: u64, shard: ShardId, epoch: Epoch, acquire: bool, ok: bool },
-    DrainDeadline { node: usize, boot: u64, shard: ShardId, epoch: Epoch },
-    TagsPulled { node: usize, boot: u64, from: Instance, version: u64, tags: Option<Box<Tags>> },
-    Write { shard: ShardId, epoch: Epoch, by: usize, instance: Instance, guard: u64 },
+    HookEnd {
+        node: usize,
+        boot: u64,
+        shard: ShardId,
+        epoch: Epoch,
+        acquire: bool,
+        ok: bool,
+    },
+    DrainDeadline {
+        node: usize,
+        boot: u64,
+        shard: ShardId,
+        epoch: Epoch,
+    },
+    TagsPulled {
+        node: usize,
+        boot: u64,
+        from: Instance,
+        version: u64,
+        tags: Option<Box<Tags>>,
+    },
+    Write {
+        shard: ShardId,
+        epoch: Epoch,
+        by: usize,
+        instance: Instance,
+        guard: u64,
+    },
     Request,
     Fault,
     Strike(FaultKind, Option<usize>),
@@ -127,6 +156,7 @@ pub struct World {
     tally: Tally,
     pins: bool,
     leader_terms: BTreeSet<u64>,
+    cluster: Option<ClusterId>,
     calm: bool,
     trace: bool,
     violation: Option<Violation>,
@@ -166,6 +196,7 @@ impl World {
             tally: Tally::default(),
             pins: false,
             leader_terms: BTreeSet::new(),
+            cluster: None,
             calm: false,
             trace,
             violation: None,
@@ -194,7 +225,10 @@ impl World {
         let rid = self.new_rid(&name, at);
         Node {
             addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, at as u8 + 1)), 7_000),
-            clock: Clock { offset: self.random.below(1 << 40), ppm },
+            clock: Clock {
+                offset: self.random.below(1 << 40),
+                ppm,
+            },
             boot: 0,
             rid,
             store: Some(Store::default()),
@@ -206,12 +240,21 @@ impl World {
     /// A new, empty store is another raft member (rule M0).
     fn new_rid(&mut self, name: &NodeId, at: usize) -> Rid {
         let store = funk::ids::StoreId(self.random.next());
-        self.rids.push((RaftId { node: name.clone(), store }, at));
+        self.rids.push((
+            RaftId {
+                node: name.clone(),
+                store,
+            },
+            at,
+        ));
         Rid(self.rids.len() as u16 - 1)
     }
 
     fn rid_of(&self, id: &RaftId) -> Option<Rid> {
-        self.rids.iter().position(|(known, _)| known == id).map(|at| Rid(at as u16))
+        self.rids
+            .iter()
+            .position(|(known, _)| known == id)
+            .map(|at| Rid(at as u16))
     }
 
     fn raft_id(&self, rid: Rid) -> &RaftId {
@@ -227,22 +270,34 @@ impl World {
     }
 
     fn running(&self) -> impl Iterator<Item = (usize, &Process)> {
-        self.nodes.iter().enumerate().filter_map(|(at, node)| node.process.as_deref().map(|process| (at, process)))
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(at, node)| node.process.as_deref().map(|process| (at, process)))
     }
 
     /// The process that raft made leader of the newest term.
     fn leader(&self) -> Option<usize> {
-        let leaders = self.running().filter(|(_, process)| process.raft.is_leader());
-        leaders.max_by_key(|(_, process)| process.raft.term()).map(|(at, _)| at)
+        let leaders = self
+            .running()
+            .filter(|(_, process)| process.raft.is_leader());
+        leaders
+            .max_by_key(|(_, process)| process.raft.term())
+            .map(|(at, _)| at)
     }
 
     /// Does what is next; `false`: nothing is.
     fn step(&mut self) -> bool {
-        let Some((at, event)) = self.queue.pop() else { return false };
+        let Some((at, event)) = self.queue.pop() else {
+            return false;
+        };
         debug_assert!(at >= self.now);
         self.now = at;
         if let Some((node, boot)) = event.process() {
-            let Some(process) = self.process(node).filter(|process| process.instance.boot == BootId(boot)) else {
+            let Some(process) = self
+                .process(node)
+                .filter(|process| process.instance.boot == BootId(boot))
+            else {
                 return true;
             };
             if process.paused {
@@ -262,12 +317,40 @@ impl World {
             Event::Lagged(node, _) => self.lagged(node),
             Event::Lapse(node, _) => self.lapse(node),
             Event::GuardEnd(node, _, guard) => self.end_guard(node, guard),
-            Event::HookEnd { node, shard, epoch, acquire, ok, .. } => self.end_hook(node, shard, epoch, acquire, ok),
-            Event::DrainDeadline { node, shard, epoch, .. } => self.drain_deadline(node, shard, epoch),
-            Event::TagsPulled { node, from, version, tags, .. } => {
-                self.input(node, Input::TagsPulled { from, version, tags: tags.map(|tags| *tags) });
+            Event::HookEnd {
+                node,
+                shard,
+                epoch,
+                acquire,
+                ok,
+                ..
+            } => self.end_hook(node, shard, epoch, acquire, ok),
+            Event::DrainDeadline {
+                node, shard, epoch, ..
+            } => self.drain_deadline(node, shard, epoch),
+            Event::TagsPulled {
+                node,
+                from,
+                version,
+                tags,
+                ..
+            } => {
+                self.input(
+                    node,
+                    Input::TagsPulled {
+                        from,
+                        version,
+                        tags: tags.map(|tags| *tags),
+                    },
+                );
             }
-            Event::Write { shard, epoch, by, instance, guard } => self.write(shard, epoch, by, &instance, guard),
+            Event::Write {
+                shard,
+                epoch,
+                by,
+                instance,
+                guard,
+            } => self.write(shard, epoch, by, &instance, guard),
             Event::Request => self.request(),
             Event::Fault => self.next_fault(),
             Event::Strike(kind, target) => self.strike(kind, target),
@@ -292,7 +375,9 @@ impl World {
     }
 
     fn check_shards(&mut self, shards: impl Iterator<Item = ShardId>) {
-        let nodes = self.running().map(|(at, process)| process.serving(self.nodes[at].clock.read(self.now)));
+        let nodes = self
+            .running()
+            .map(|(at, process)| process.serving(self.nodes[at].clock.read(self.now)));
         // The iterator is walked for every shard: few nodes, so a vector is cheapest.
         let nodes: Vec<_> = nodes.collect();
         let verdict = i1_single_owner::check(nodes.iter().copied(), shards);

@@ -30,24 +30,43 @@ pub(super) type Cut = Vec<(usize, usize)>;
 impl Network {
     /// All links whole.
     pub(super) fn new(nodes: usize, profile: Net, random: Random) -> Self {
-        Self { profile, cuts: vec![vec![0; nodes]; nodes], burst: Burst::default(), random }
+        Self {
+            profile,
+            cuts: vec![vec![0; nodes]; nodes],
+            burst: Burst::default(),
+            random,
+        }
     }
 
     /// The arrivals of a message that is sent now: none, one or two.
     pub(super) fn send(&mut self, now: TrueTime, from: usize, to: usize) -> [Option<TrueTime>; 2] {
-        let burst = if now < self.burst.until { self.burst } else { Burst::default() };
+        let burst = if now < self.burst.until {
+            self.burst
+        } else {
+            Burst::default()
+        };
         if self.cuts[from][to] > 0 || self.random.chance(self.profile.loss + burst.loss) {
             return [None; 2];
         }
         let first = now + self.delay(burst);
-        let second = self.random.chance(self.profile.duplicate).then(|| now + self.delay(burst));
+        let second = self
+            .random
+            .chance(self.profile.duplicate)
+            .then(|| now + self.delay(burst));
         [Some(first), second]
     }
 
     fn delay(&mut self, burst: Burst) -> u64 {
-        let jitter = self.random.exponential(self.profile.jitter.as_nanos() as f64);
+        let jitter = self
+            .random
+            .exponential(self.profile.jitter.as_nanos() as f64);
         let straggles = self.random.chance(self.profile.straggle);
-        let straggle = if straggles { self.random.below(self.profile.straggle_by.as_nanos() as u64) } else { 0 };
+        let straggle = if straggles {
+            self.random
+                .below(self.profile.straggle_by.as_nanos() as u64)
+        } else {
+            0
+        };
         let slow = self.random.below(burst.delay.as_nanos() as u64 + 1);
         self.profile.base.as_nanos() as u64 + jitter + straggle + slow
     }
@@ -59,12 +78,16 @@ impl Network {
 
     /// Cuts these links.
     pub(super) fn cut(&mut self, links: &Cut) {
-        links.iter().for_each(|&(from, to)| self.cuts[from][to] += 1);
+        links
+            .iter()
+            .for_each(|&(from, to)| self.cuts[from][to] += 1);
     }
 
     /// Heals them.
     pub(super) fn heal(&mut self, links: &Cut) {
-        links.iter().for_each(|&(from, to)| self.cuts[from][to] = self.cuts[from][to].saturating_sub(1));
+        links
+            .iter()
+            .for_each(|&(from, to)| self.cuts[from][to] = self.cuts[from][to].saturating_sub(1));
     }
 
     /// Loses and delays much until then.

@@ -27,7 +27,10 @@ impl World {
         }
         node.boot += 1;
         let store = node.store.take().unwrap_or_default();
-        let instance = Instance { node: node.name.clone(), boot: BootId(node.boot) };
+        let instance = Instance {
+            node: node.name.clone(),
+            boot: BootId(node.boot),
+        };
         let (addr, rid) = (node.addr, node.rid);
         let config = EngineConfig {
             cluster: ClusterName::new("sim").expect("a short lower-case name"),
@@ -35,14 +38,23 @@ impl World {
             addr,
             store: self.raft_id(rid).store,
             kind: MemberKind::Voter,
-            seeds: self.nodes.iter().map(|node| node.addr).filter(|&seed| seed != addr).collect(),
+            seeds: self
+                .nodes
+                .iter()
+                .map(|node| node.addr)
+                .filter(|&seed| seed != addr)
+                .collect(),
             bootstrap_expect: self.profile.nodes as u16,
             shards: self.profile.shards,
             voters: self.profile.voters,
             timing: self.profile.timing.clone(),
             tags: Tags::default(),
         };
-        let options = Options::new(&self.profile.timing, self.profile.snapshot_every, self.profile.keep);
+        let options = Options::new(
+            &self.profile.timing,
+            self.profile.snapshot_every,
+            self.profile.keep,
+        );
         let shards = self.profile.shards as usize;
         let process = Process {
             engine: Engine::new(config, ChaCha8Rng::seed_from_u64(seed), now),
@@ -75,10 +87,23 @@ impl World {
 
     /// The power is cut.
     pub(super) fn kill(&mut self, at: usize, keep_store: bool) {
-        let Some(process) = self.nodes[at].process.take() else { return };
-        trace!(self, "{} dies{}", process.instance, if keep_store { "" } else { ", its store is lost" });
+        let Some(process) = self.nodes[at].process.take() else {
+            return;
+        };
+        trace!(
+            self,
+            "{} dies{}",
+            process.instance,
+            if keep_store {
+                ""
+            } else {
+                ", its store is lost"
+            }
+        );
         self.count_engine(&process.engine);
-        if keep_store {
+        // A store that holds nothing is made anew at every start: a promise that was given for it died with the
+        // process, so nobody may count on it any more.
+        if keep_store && !process.raft.store().log.is_empty() {
             self.nodes[at].store = Some(process.raft.into_store());
         } else {
             self.replace_store(at);
@@ -95,14 +120,19 @@ impl World {
     }
 
     pub(super) fn count_engine(&mut self, engine: &Engine) {
-        engine.counters().iter().for_each(|(name, count)| self.tally.add_many(name, count));
+        engine
+            .counters()
+            .iter()
+            .for_each(|(name, count)| self.tally.add_many(name, count));
     }
 
     /// A message arrives.
     pub(super) fn deliver(&mut self, at: usize, parcel: Parcel) {
         let lost = self.random.chance(self.profile.pause_loses);
         let now = self.clock(at);
-        let Some(process) = self.process(at) else { return };
+        let Some(process) = self.process(at) else {
+            return;
+        };
         if process.paused {
             if !lost {
                 process.deferred.push(Event::Deliver(at, Box::new(parcel)));
@@ -111,7 +141,12 @@ impl World {
         }
         match parcel {
             Parcel::Engine(from, message) => self.input(at, Input::Message { from, message }),
-            Parcel::Raft { from, to, cluster, message } => {
+            Parcel::Raft {
+                from,
+                to,
+                cluster,
+                message,
+            } => {
                 if process.raft.id() == to && process.accepts == Some(cluster) {
                     process.raft.receive(now, from, cluster, message);
                     self.pump(at);
@@ -122,14 +157,23 @@ impl World {
 
     pub(super) fn timer(&mut self, at: usize) {
         let (now, clock) = (self.now, self.clock(at));
-        let Some(process) = self.process(at).filter(|process| process.timer_at <= now) else { return };
+        let Some(process) = self.process(at).filter(|process| process.timer_at <= now) else {
+            return;
+        };
         process.timer_at = TrueTime::MAX;
         if process.engine.poll_timeout().is_none_or(|due| due > clock) {
             return self.pump(at);
         }
-        process.ticks = if process.ticks.0 == now { (now, process.ticks.1 + 1) } else { (now, 0) };
+        process.ticks = if process.ticks.0 == now {
+            (now, process.ticks.1 + 1)
+        } else {
+            (now, 0)
+        };
         if process.ticks.1 > SPINS {
-            let what = format!("{} asks for a tick at once, again and again", process.instance);
+            let what = format!(
+                "{} asks for a tick at once, again and again",
+                process.instance
+            );
             return self.note(Err(Violation::new("the engine does not spin", what)));
         }
         self.input(at, Input::Tick);
@@ -137,14 +181,21 @@ impl World {
 
     pub(super) fn raft_timer(&mut self, at: usize) {
         let (now, clock) = (self.now, self.clock(at));
-        let Some(process) = self.process(at).filter(|process| process.raft_timer_at <= now) else { return };
+        let Some(process) = self
+            .process(at)
+            .filter(|process| process.raft_timer_at <= now)
+        else {
+            return;
+        };
         process.raft_timer_at = TrueTime::MAX;
         process.raft.tick(clock);
         self.pump(at);
     }
 
     pub(super) fn lagged(&mut self, at: usize) {
-        let Some(process) = self.process(at) else { return };
+        let Some(process) = self.process(at) else {
+            return;
+        };
         if let Some(input) = process.lagging.pop_front() {
             self.input(at, input);
         }
@@ -161,17 +212,24 @@ impl World {
     pub(super) fn pump(&mut self, at: usize) {
         let clock = self.clock(at);
         loop {
-            let Some(process) = self.process(at) else { return };
+            let Some(process) = self.process(at) else {
+                return;
+            };
             let outs = process.raft.take_out();
             if !outs.is_empty() {
                 outs.into_iter().for_each(|out| self.raft_out(at, out));
                 continue;
             }
-            let Some(input) = process.inputs.pop_front() else { break };
+            let Some(input) = process.inputs.pop_front() else {
+                break;
+            };
             let installs = matches!(input, Input::Installed(_));
             process.engine.handle_input(clock, input);
             self.observe_engine(at, installs);
-            while let Some(output) = self.process(at).and_then(|process| process.engine.poll_output()) {
+            while let Some(output) = self
+                .process(at)
+                .and_then(|process| process.engine.poll_output())
+            {
                 self.output(at, output);
                 if self.violation.is_some() {
                     return;
@@ -183,9 +241,13 @@ impl World {
 
     fn arm(&mut self, at: usize) {
         let (now, clock) = (self.now, self.nodes[at].clock);
-        let Some(process) = self.nodes[at].process.as_deref_mut() else { return };
+        let Some(process) = self.nodes[at].process.as_deref_mut() else {
+            return;
+        };
         let boot = process.instance.boot.0;
-        let due = |time: Option<funk::time::Time>| time.map_or(TrueTime::MAX, |time| clock.when(time).max(now));
+        let due = |time: Option<funk::time::Time>| {
+            time.map_or(TrueTime::MAX, |time| clock.when(time).max(now))
+        };
         let timer = due(process.engine.poll_timeout());
         if timer < process.timer_at {
             process.timer_at = timer;
@@ -201,7 +263,8 @@ impl World {
     fn send(&mut self, from: usize, to: usize, parcel: Parcel) {
         let [first, second] = self.network.send(self.now, from, to);
         if let Some(second) = second {
-            self.queue.push(second, Event::Deliver(to, Box::new(parcel.clone())));
+            self.queue
+                .push(second, Event::Deliver(to, Box::new(parcel.clone())));
         }
         if let Some(first) = first {
             self.queue.push(first, Event::Deliver(to, Box::new(parcel)));
@@ -211,13 +274,30 @@ impl World {
     fn raft_out(&mut self, at: usize, out: Out) {
         let input = match out {
             Out::Send(to, message) => {
-                let Some(process) = self.process(at) else { return };
+                let Some(process) = self.process(at) else {
+                    return;
+                };
                 let from = process.raft.id();
-                let Some(cluster) = process.raft.store().cluster.or(process.accepts) else { return };
+                let Some(cluster) = process.raft.store().cluster.or(process.accepts) else {
+                    return;
+                };
                 let node = self.rids[usize::from(to.0)].1;
-                return self.send(at, node, Parcel::Raft { from, to, cluster, message });
+                return self.send(
+                    at,
+                    node,
+                    Parcel::Raft {
+                        from,
+                        to,
+                        cluster,
+                        message,
+                    },
+                );
             }
-            Out::Leadership { term, leader, is_leader } => {
+            Out::Leadership {
+                term,
+                leader,
+                is_leader,
+            } => {
                 if is_leader && self.leader_terms.insert(term) {
                     self.tally.add("leader changes");
                     trace!(self, "n{at} wins term {term}");
@@ -228,20 +308,39 @@ impl World {
                     is_leader,
                 })
             }
-            Out::Applied { index, term, message, change } => {
+            Out::Applied {
+                index,
+                term,
+                message,
+                change,
+            } => {
                 self.observe_applied(at, index, term, &message, &change);
-                Input::Applied { index, term, change }
+                Input::Applied {
+                    index,
+                    term,
+                    change,
+                }
             }
             Out::Installed(replicated) => {
-                trace!(self, "n{at} installs a snapshot, pending {:?}", replicated.pending.as_ref().map(|p| p.map.index()));
+                trace!(
+                    self,
+                    "n{at} installs a snapshot, pending {:?}",
+                    replicated.pending.as_ref().map(|p| p.map.index())
+                );
                 Input::Installed(replicated)
             }
-            Out::Initialised { cluster, only_own } => Input::Initialised { cluster, only_own },
+            Out::Initialised { cluster, only_own } => {
+                self.observe_cluster(at, cluster, only_own);
+                Input::Initialised { cluster, only_own }
+            }
             Out::Members => match self.raft_members(at) {
                 Some(members) => Input::RaftMembers(members),
                 None => return,
             },
-            Out::QuorumAck { term, sent_at } => Input::QuorumAck { term: Term(term), sent_at },
+            Out::QuorumAck { term, sent_at } => Input::QuorumAck {
+                term: Term(term),
+                sent_at,
+            },
             Out::MembersChanged { done } => Input::MembersChanged { done },
         };
         self.from_raft(at, input);
@@ -251,7 +350,9 @@ impl World {
     fn from_raft(&mut self, at: usize, input: Input) {
         let lag = self.random.below(ns(self.profile.raft_lag) + 1);
         let now = self.now;
-        let Some(process) = self.process(at) else { return };
+        let Some(process) = self.process(at) else {
+            return;
+        };
         if lag == 0 && process.lagging.is_empty() {
             process.inputs.push_back(input);
             return;
@@ -271,9 +372,16 @@ impl World {
             (id.clone(), self.nodes[*node].addr)
         };
         Some(RaftMembers {
-            voters: config.voters.iter().map(|half| half.iter().map(|&rid| self.raft_id(rid).clone()).collect()).collect(),
+            voters: config
+                .voters
+                .iter()
+                .map(|half| half.iter().map(|&rid| self.raft_id(rid).clone()).collect())
+                .collect(),
             members: config.members.iter().map(member).collect(),
-            matched: matched.into_iter().map(|(rid, index)| (self.raft_id(rid).clone(), index)).collect(),
+            matched: matched
+                .into_iter()
+                .map(|(rid, index)| (self.raft_id(rid).clone(), index))
+                .collect(),
             last_index,
         })
     }
@@ -282,10 +390,17 @@ impl World {
         let clock = self.clock(at);
         match output {
             Output::Send { to, message } => self.send_message(at, &to, message),
-            Output::PullTags { from, instance, version } => self.pull_tags(at, &from, instance, version),
+            Output::PullTags {
+                from,
+                instance,
+                version,
+            } => self.pull_tags(at, &from, instance, version),
             Output::Initialise { cluster, members } => {
                 let members = members.keys().filter_map(|id| self.rid_of(id)).collect();
-                trace!(self, "n{at} initialises the log of cluster {cluster} with {members:?}");
+                trace!(
+                    self,
+                    "n{at} initialises the log of cluster {cluster} with {members:?}"
+                );
                 if let Some(process) = self.process(at) {
                     process.raft.initialise(clock, cluster, members);
                 }
@@ -298,9 +413,22 @@ impl World {
             Output::AbandonLog => self.abandon_log(at),
             Output::Propose { term, message } => self.propose(at, term, message),
             Output::ChangeMembers(change) => {
-                trace!(self, "n{at} changes the configuration to voters {:?} of {:?}", change.voters, change.members.keys());
-                let voters = change.voters.iter().filter_map(|id| self.rid_of(id)).collect();
-                let members = change.members.keys().filter_map(|id| self.rid_of(id)).collect();
+                trace!(
+                    self,
+                    "n{at} changes the configuration to voters {:?} of {:?}",
+                    change.voters,
+                    change.members.keys()
+                );
+                let voters = change
+                    .voters
+                    .iter()
+                    .filter_map(|id| self.rid_of(id))
+                    .collect();
+                let members = change
+                    .members
+                    .keys()
+                    .filter_map(|id| self.rid_of(id))
+                    .collect();
                 self.tally.add("configuration changes");
                 if let Some(process) = self.process(at) {
                     process.raft.change_members(clock, voters, members);
@@ -314,7 +442,9 @@ impl World {
                     process.raft.transfer(to);
                 }
             }
-            Output::Acquire(shards) => shards.into_iter().for_each(|(shard, epoch)| self.acquire(at, shard, epoch)),
+            Output::Acquire(shards) => shards
+                .into_iter()
+                .for_each(|(shard, epoch)| self.acquire(at, shard, epoch)),
             Output::Open(shards) => self.open(at, &shards),
             Output::Close(shards) => self.close(at, &shards),
             Output::Lease(lease) => self.set_lease(at, lease),
@@ -325,39 +455,83 @@ impl World {
     }
 
     fn send_message(&mut self, at: usize, to: &funk::ids::PeerAddr, message: Message) {
-        let Some(target) = self.nodes.iter().position(|node| node.addr == to.addr) else { return };
-        if to.node.as_ref().is_some_and(|name| *name != self.nodes[target].name) || target == at {
+        let Some(target) = self.nodes.iter().position(|node| node.addr == to.addr) else {
+            return;
+        };
+        if to
+            .node
+            .as_ref()
+            .is_some_and(|name| *name != self.nodes[target].name)
+            || target == at
+        {
             return;
         }
-        let Some(process) = self.process(at) else { return };
+        let Some(process) = self.process(at) else {
+            return;
+        };
         let instance = process.instance.clone();
-        let from = Peer { instance, addr: self.nodes[at].addr };
+        let from = Peer {
+            instance,
+            addr: self.nodes[at].addr,
+        };
         self.send(at, target, Parcel::Engine(from, message));
     }
 
-    fn pull_tags(&mut self, at: usize, from: &funk::ids::PeerAddr, instance: Instance, version: u64) {
-        let Some(target) = self.nodes.iter().position(|node| node.addr == from.addr) else { return };
+    fn pull_tags(
+        &mut self,
+        at: usize,
+        from: &funk::ids::PeerAddr,
+        instance: Instance,
+        version: u64,
+    ) {
+        let Some(target) = self.nodes.iter().position(|node| node.addr == from.addr) else {
+            return;
+        };
         let whole = self.network.is_open(at, target) && self.network.is_open(target, at);
-        let there = self.nodes[target].process.as_deref().filter(|process| !process.paused && whole);
-        let tags = there.filter(|process| process.instance == instance).and_then(own_tags);
+        let there = self.nodes[target]
+            .process
+            .as_deref()
+            .filter(|process| !process.paused && whole);
+        let tags = there
+            .filter(|process| process.instance == instance)
+            .and_then(own_tags);
         let boot = self.nodes[at].boot;
         let delay = ns(self.profile.net.base + self.profile.net.jitter) * 2;
-        let (version, tags) = tags.map_or((version, None), |(version, tags)| (version, Some(Box::new(tags))));
-        self.queue.push(self.now + delay, Event::TagsPulled { node: at, boot, from: instance, version, tags });
+        let (version, tags) = tags.map_or((version, None), |(version, tags)| {
+            (version, Some(Box::new(tags)))
+        });
+        self.queue.push(
+            self.now + delay,
+            Event::TagsPulled {
+                node: at,
+                boot,
+                from: instance,
+                version,
+                tags,
+            },
+        );
     }
 
     fn propose(&mut self, at: usize, term: Term, message: LogMessage) {
         let clock = self.clock(at);
         let (shown, committing) = match &message {
-            LogMessage::ProposedShardMap { reason, base, .. } => (format!("a map on {base}: {reason}"), None),
+            LogMessage::ProposedShardMap { reason, base, .. } => {
+                (format!("a map on {base}: {reason}"), None)
+            }
             LogMessage::ShardMapCommitted { map, .. } => (format!("to commit {map}"), Some(*map)),
             LogMessage::LeaderOpened { .. } => ("to open its term".to_owned(), None),
             LogMessage::App { .. } => ("an entry".to_owned(), None),
         };
         let is_map = matches!(message, LogMessage::ProposedShardMap { .. });
-        let Some(process) = self.process(at) else { return };
+        let Some(process) = self.process(at) else {
+            return;
+        };
         let taken = process.raft.propose(clock, term.0, message);
-        trace!(self, "n{at} proposes {shown} in term {term}{}", if taken { "" } else { ": dropped" });
+        trace!(
+            self,
+            "n{at} proposes {shown} in term {term}{}",
+            if taken { "" } else { ": dropped" }
+        );
         if taken && is_map {
             self.handoff_proposing(at);
         }
@@ -371,10 +545,16 @@ impl World {
         trace!(self, "n{at} abandons its log");
         let store = self.replace_store(at);
         let clock = self.clock(at);
-        let options = Options::new(&self.profile.timing, self.profile.snapshot_every, self.profile.keep);
+        let options = Options::new(
+            &self.profile.timing,
+            self.profile.snapshot_every,
+            self.profile.keep,
+        );
         let (rid, fork) = (self.nodes[at].rid, self.random.fork(at as u64));
         self.nodes[at].store = None;
-        let Some(process) = self.process(at) else { return };
+        let Some(process) = self.process(at) else {
+            return;
+        };
         process.raft = Raft::new(rid, options, fork, Store::default(), clock);
         process.lagging.clear();
         process.raft_timer_at = TrueTime::MAX;
@@ -394,6 +574,8 @@ impl World {
 
     /// How many members every process sees, for the trace.
     pub(super) fn members_seen(&self) -> BTreeMap<usize, usize> {
-        self.running().map(|(at, process)| (at, process.engine.members().len())).collect()
+        self.running()
+            .map(|(at, process)| (at, process.engine.members().len()))
+            .collect()
     }
 }

@@ -74,19 +74,38 @@ impl Process {
     }
 
     pub(super) fn serving(&self, clock: Time) -> Serving<'_> {
-        Serving { instance: &self.instance, leased: self.is_leased(clock), open: &self.open, guards: &self.live }
+        Serving {
+            instance: &self.instance,
+            leased: self.is_leased(clock),
+            open: &self.open,
+            guards: &self.live,
+        }
     }
 
     /// A guard of this shard, if one may be handed out (rule S4).
-    pub(super) fn guard(&mut self, clock: Time, shard: ShardId, id: u64, held: bool) -> Option<Guard> {
+    pub(super) fn guard(
+        &mut self,
+        clock: Time,
+        shard: ShardId,
+        id: u64,
+        held: bool,
+    ) -> Option<Guard> {
         let epoch = self.open[shard.0 as usize];
         if epoch == Epoch(0) || !self.is_leased(clock) {
             return None;
         }
-        let guard = Guard { shard, epoch, generation: self.lease.generation, held };
+        let guard = Guard {
+            shard,
+            epoch,
+            generation: self.lease.generation,
+            held,
+        };
         self.guards.insert(id, guard.clone());
         self.live[shard.0 as usize] += 1;
-        self.slots.get_mut(&shard).expect("an open shard has a slot").guards += 1;
+        self.slots
+            .get_mut(&shard)
+            .expect("an open shard has a slot")
+            .guards += 1;
         Some(guard)
     }
 
@@ -96,8 +115,14 @@ impl Process {
         if guard.generation == self.lease.generation {
             self.live[guard.shard.0 as usize] -= 1;
         }
-        let slot = self.slots.get_mut(&guard.shard).expect("a guard in flight has a slot");
-        assert_eq!(slot.epoch, guard.epoch, "a slot was reused while a guard was in flight");
+        let slot = self
+            .slots
+            .get_mut(&guard.shard)
+            .expect("a guard in flight has a slot");
+        assert_eq!(
+            slot.epoch, guard.epoch,
+            "a slot was reused while a guard was in flight"
+        );
         slot.guards -= 1;
         Some(guard)
     }
@@ -111,8 +136,13 @@ impl Process {
     /// The futures under lapsed guards: the library drops them (rule S6).
     pub(super) fn lapsed(&self, clock: Time) -> Vec<u64> {
         let leased = self.is_leased(clock);
-        let lapsed = |guard: &Guard| !guard.held && !(leased && guard.generation == self.lease.generation);
-        self.guards.iter().filter(|(_, guard)| lapsed(guard)).map(|(&id, _)| id).collect()
+        let lapsed =
+            |guard: &Guard| !guard.held && !(leased && guard.generation == self.lease.generation);
+        self.guards
+            .iter()
+            .filter(|(_, guard)| lapsed(guard))
+            .map(|(&id, _)| id)
+            .collect()
     }
 
     /// A changed lease; answers whether it began anew.

@@ -29,9 +29,11 @@ pub enum Kind {
     SlowDrains,
     /// Restarts of everything, stores lost, nodes leaving and coming back.
     Churn,
+    /// Faults from the first moment, while the cluster forms.
+    Forming,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Mixed,
     Kind::Pauses,
     Kind::Ambush,
@@ -40,6 +42,7 @@ const KINDS: [Kind; 8] = [
     Kind::Skew,
     Kind::SlowDrains,
     Kind::Churn,
+    Kind::Forming,
 ];
 
 /// A fault, without its details.
@@ -202,6 +205,7 @@ impl Profile {
                 self.long_guards = 0.3;
                 self.ambush = 0.1;
             }
+
             Kind::SlowDrains => {
                 self.long_guards = 0.05;
                 self.longest_guard = self.timing.drain_timeout * 2;
@@ -210,17 +214,24 @@ impl Profile {
                 self.failing_hooks = random.pick(&[0.0, 0.02]);
             }
             Kind::Skew => self.long_guards = 0.2,
+            Kind::Forming => self.fault_every = random.span(ms(50), ms(400)),
             Kind::Mixed | Kind::Partitions | Kind::Churn => {}
         }
     }
 }
 
 fn timing(random: &mut Random) -> Timing {
-    let mut timing = if random.chance(0.25) { Timing::fast() } else { Timing::lan() };
+    let mut timing = if random.chance(0.25) {
+        Timing::fast()
+    } else {
+        Timing::lan()
+    };
     timing.drain_timeout = random.pick(&[ms(400), ms(1_000)]);
     timing.acquire_timeout = ms(1_000);
     timing.replace_after = random.pick(&[ms(1_500), ms(10_000)]);
-    timing.stale_after = random.pick(&[ms(4_000), ms(60_000)]).max(timing.replace_after * 2);
+    timing.stale_after = random
+        .pick(&[ms(4_000), ms(60_000)])
+        .max(timing.replace_after * 2);
     timing
 }
 
@@ -239,14 +250,55 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
     use FaultKind::*;
     let cuts = [Split, Isolate, Deaf, Mute, OneWay, Bridge];
     let all = [
-        Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay, Bridge, Loss, Delay, StepDown, Leave,
+        Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay, Bridge, Loss, Delay,
+        StepDown, Leave,
     ];
     let mut faults: Vec<(FaultKind, u32)> = match kind {
-        Kind::Pauses => vec![(Pause, 8), (Suspend, 1), (Crash, 2), (Isolate, 2), (StepDown, 1)],
-        Kind::Partitions => cuts.iter().map(|&fault| (fault, 2)).chain([(Crash, 1), (Loss, 1)]).collect(),
-        Kind::Snapshots => vec![(Isolate, 4), (Pause, 4), (Crash, 3), (Split, 2), (StepDown, 2), (LoseStore, 2)],
-        Kind::Churn => vec![(Crash, 6), (LoseStore, 3), (Leave, 3), (StepDown, 2), (Pause, 1)],
-        Kind::SlowDrains => vec![(Crash, 3), (Leave, 1), (StepDown, 2), (Pause, 2), (Isolate, 2)],
+        Kind::Pauses => vec![
+            (Pause, 8),
+            (Suspend, 1),
+            (Crash, 2),
+            (Isolate, 2),
+            (StepDown, 1),
+        ],
+        Kind::Partitions => cuts
+            .iter()
+            .map(|&fault| (fault, 2))
+            .chain([(Crash, 1), (Loss, 1)])
+            .collect(),
+        Kind::Snapshots => vec![
+            (Isolate, 4),
+            (Pause, 4),
+            (Crash, 3),
+            (Split, 2),
+            (StepDown, 2),
+            (LoseStore, 2),
+        ],
+        Kind::Churn => vec![
+            (Crash, 6),
+            (LoseStore, 3),
+            (Leave, 3),
+            (StepDown, 2),
+            (Pause, 1),
+        ],
+        Kind::Forming => {
+            vec![
+                (Crash, 4),
+                (Pause, 2),
+                (Split, 1),
+                (Isolate, 1),
+                (OneWay, 1),
+                (Loss, 2),
+                (Delay, 1),
+            ]
+        }
+        Kind::SlowDrains => vec![
+            (Crash, 3),
+            (Leave, 1),
+            (StepDown, 2),
+            (Pause, 2),
+            (Isolate, 2),
+        ],
         Kind::Mixed | Kind::Ambush | Kind::Skew => all.iter().map(|&fault| (fault, 2)).collect(),
     };
     // Each seed leaves some out: two faults of a kind meet more often than in a mix of all.

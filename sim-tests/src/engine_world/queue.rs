@@ -37,7 +37,10 @@ impl<E> Ord for Slot<E> {
 
 impl<E> Default for Queue<E> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), count: 0 }
+        Self {
+            heap: BinaryHeap::new(),
+            count: 0,
+        }
     }
 }
 
@@ -45,11 +48,16 @@ impl<E> Queue<E> {
     /// It will happen then.
     pub(super) fn push(&mut self, at: TrueTime, event: E) {
         self.count += 1;
-        self.heap.push(Reverse(Slot { key: (at, self.count), event }));
+        self.heap.push(Reverse(Slot {
+            key: (at, self.count),
+            event,
+        }));
     }
 
     /// What happens first.
     pub(super) fn pop(&mut self) -> Option<(TrueTime, E)> {
-        self.heap.pop().map(|Reverse(slot)| (slot.key.0, slot.event))
+        self.heap
+            .pop()
+            .map(|Reverse(slot)| (slot.key.0, slot.event))
     }
 }

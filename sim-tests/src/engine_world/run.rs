@@ -33,9 +33,17 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seed, violation, at, .. } = self;
+        let Self {
+            seed,
+            violation,
+            at,
+            ..
+        } = self;
         writeln!(f, "seed {seed} at {at:?}: {violation}")?;
-        write!(f, "replay: cargo run -p funk-sim-tests --bin sim -- engine replay {seed}")
+        write!(
+            f,
+            "replay: cargo run -p funk-sim-tests --bin sim -- engine replay {seed}"
+        )
     }
 }
 
@@ -61,20 +69,34 @@ pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
         Err(panic) => Violation::new("no panic", message(panic.as_ref())),
     };
     let at = Duration::from_nanos(world.now);
-    Err(Box::new(Failure { seed, violation: broken, at, tally: world.tally }))
+    Err(Box::new(Failure {
+        seed,
+        violation: broken,
+        at,
+        tally: world.tally,
+    }))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
 }
 
 impl World {
     fn longest_timeout(&self) -> Duration {
         let timing = &self.profile.timing;
         // A shard that did not drain is tried again after a back-off of some drain timeouts.
-        let backoff = if self.pins { timing.drain_timeout * 16 } else { Duration::ZERO };
-        timing.replace_after.min(timing.stale_after).max(timing.drain_timeout).max(backoff)
+        let backoff = if self.pins {
+            timing.drain_timeout * 16
+        } else {
+            Duration::ZERO
+        };
+        timing
+            .replace_after
+            .min(timing.stale_after)
+            .max(timing.drain_timeout)
+            .max(backoff)
     }
 
     fn run_to_the_end(&mut self) -> Result<Outcome, Violation> {
@@ -88,7 +110,10 @@ impl World {
                 return Err(violation);
             }
             if events > MAX_EVENTS {
-                return Err(Violation::new("the world does not spin", format!("{events} events")));
+                return Err(Violation::new(
+                    "the world does not spin",
+                    format!("{events} events"),
+                ));
             }
             if !self.calm || self.now < next_check {
                 continue;
@@ -109,18 +134,27 @@ impl World {
                 return Ok(self.finish(events, self.now - since));
             }
         }
-        Err(Violation::new("the world goes on", "nothing is left to happen"))
+        Err(Violation::new(
+            "the world goes on",
+            "nothing is left to happen",
+        ))
     }
 
     fn finish(&mut self, events: u64, recovered: u64) -> Outcome {
-        let processes: Vec<_> = self.nodes.iter_mut().filter_map(|node| node.process.take()).collect();
+        let processes: Vec<_> = self
+            .nodes
+            .iter_mut()
+            .filter_map(|node| node.process.take())
+            .collect();
         for process in processes {
             self.count_engine(&process.engine);
         }
         self.tally.add("schedules");
         self.tally.add_many("guards given", self.guards_given);
-        self.tally.add_many("writes rejected by token", self.fencing.rejected);
-        self.tally.add_many("writes accepted", self.fencing.accepted);
+        self.tally
+            .add_many("writes rejected by token", self.fencing.rejected);
+        self.tally
+            .add_many("writes accepted", self.fencing.accepted);
         let changes = self.leader_terms.len() as u64;
         let counted = self.tally.count("leader changes");
         debug_assert_eq!(changes, counted);

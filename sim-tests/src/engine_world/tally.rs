@@ -25,12 +25,17 @@ impl Tally {
 
     /// Those of another schedule on top.
     pub fn merge(&mut self, other: &Tally) {
-        other.0.iter().for_each(|(name, &count)| self.add_many(name, count));
+        other
+            .0
+            .iter()
+            .for_each(|(name, &count)| self.add_many(name, count));
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(name, count)| writeln!(f, "{count:>12}  {name}"))
+        self.0
+            .iter()
+            .try_for_each(|(name, count)| writeln!(f, "{count:>12}  {name}"))
     }
 }

@@ -27,12 +27,18 @@ impl SameMaps {
     pub fn seen(&self, before: LogIndex, map: &Arc<ShardMap>, skipped: bool) -> Verdict {
         let index = map.index();
         if index <= before {
-            return Err(Violation::new("I2", format!("map {index} came into force after map {before}")));
+            return Err(Violation::new(
+                "I2",
+                format!("map {index} came into force after map {before}"),
+            ));
         }
         let at = self.known(map)?;
-        let previous = at.checked_sub(1).map_or(LogIndex(0), |at| self.0[at].index());
+        let previous = at
+            .checked_sub(1)
+            .map_or(LogIndex(0), |at| self.0[at].index());
         if !skipped && previous != before {
-            let what = format!("map {index} came into force after {before}, elsewhere after {previous}");
+            let what =
+                format!("map {index} came into force after {before}, elsewhere after {previous}");
             return Err(Violation::new("I2", what));
         }
         Ok(())
@@ -41,10 +47,16 @@ impl SameMaps {
     fn known(&self, map: &Arc<ShardMap>) -> Result<usize, Violation> {
         let index = map.index();
         let Ok(at) = self.0.binary_search_by_key(&index, |map| map.index()) else {
-            return Err(Violation::new("I2", format!("map {index} came into force on one node only")));
+            return Err(Violation::new(
+                "I2",
+                format!("map {index} came into force on one node only"),
+            ));
         };
         if !Arc::ptr_eq(&self.0[at], map) && self.0[at] != *map {
-            return Err(Violation::new("I2", format!("map {index} differs between nodes")));
+            return Err(Violation::new(
+                "I2",
+                format!("map {index} differs between nodes"),
+            ));
         }
         Ok(at)
     }
@@ -68,9 +80,24 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn map(index: u64, node: &str) -> Arc<ShardMap> {
-        let instance = Instance { node: NodeId::new(node).unwrap(), boot: BootId(1) };
-        let assignment = place(&ShardMap::empty(), 2, &[Candidate { instance, capacity: 1 }], &BTreeSet::new());
-        Arc::new(ShardMap::empty().apply_assignment(LogIndex(index), &assignment).unwrap())
+        let instance = Instance {
+            node: NodeId::new(node).unwrap(),
+            boot: BootId(1),
+        };
+        let assignment = place(
+            &ShardMap::empty(),
+            2,
+            &[Candidate {
+                instance,
+                capacity: 1,
+            }],
+            &BTreeSet::new(),
+        );
+        Arc::new(
+            ShardMap::empty()
+                .apply_assignment(LogIndex(index), &assignment)
+                .unwrap(),
+        )
     }
 
     #[test]

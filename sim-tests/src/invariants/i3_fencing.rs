@@ -21,7 +21,10 @@ pub struct Fencing {
 impl Fencing {
     /// A write with the token `epoch` arrives; `live`: the guard under which it was sent is live at this moment.
     pub fn write(&mut self, shard: ShardId, epoch: Epoch, from: &Instance, live: bool) -> Verdict {
-        let holder = self.holders.entry((shard, epoch)).or_insert_with(|| from.clone());
+        let holder = self
+            .holders
+            .entry((shard, epoch))
+            .or_insert_with(|| from.clone());
         if holder != from {
             return Err(Violation::new(
                 "I3",
@@ -34,7 +37,9 @@ impl Fencing {
             if live {
                 return Err(Violation::new(
                     "I3",
-                    format!("shard {shard}: {from} holds a live guard with token {epoch}, but {highest} was seen"),
+                    format!(
+                        "shard {shard}: {from} holds a live guard with token {epoch}, but {highest} was seen"
+                    ),
                 ));
             }
             return Ok(());
@@ -52,7 +57,10 @@ mod tests {
 
     #[test]
     fn a_shared_token_and_a_live_guard_that_is_rejected_are_seen() {
-        let instance = |boot| Instance { node: NodeId::new("a").unwrap(), boot: BootId(boot) };
+        let instance = |boot| Instance {
+            node: NodeId::new("a").unwrap(),
+            boot: BootId(boot),
+        };
         let mut fencing = Fencing::default();
         let shard = ShardId(0);
         assert!(fencing.write(shard, Epoch(5), &instance(1), true).is_ok());

@@ -21,7 +21,9 @@ impl Acked {
 
     /// How many of these acknowledged it.
     pub fn count_of(&self, index: LogIndex, of: &BTreeSet<Instance>) -> usize {
-        self.0.get(&index).map_or(0, |by| by.intersection(of).count())
+        self.0
+            .get(&index)
+            .map_or(0, |by| by.intersection(of).count())
     }
 
     /// `map` came into force where `before` was.
@@ -31,7 +33,11 @@ impl Acked {
         for shard in (0..map.shards()).map(ShardId) {
             let (old, new) = (before.owner(shard), map.owner(shard));
             let changed = old != new;
-            let expected = if changed { Epoch(map.index().0) } else { before.epoch(shard) };
+            let expected = if changed {
+                Epoch(map.index().0)
+            } else {
+                before.epoch(shard)
+            };
             if map.epoch(shard) != expected {
                 let what = format!(
                     "map {}: shard {shard} goes from {old:?} to {new:?} with epoch {} and not {expected}",
@@ -41,7 +47,10 @@ impl Acked {
                 return Err(Violation::new("I4", what));
             }
             if let Some(owner) = new.filter(|owner| changed && !acked.contains(owner)) {
-                let what = format!("map {}: shard {shard} goes to {owner}, who did not acknowledge it", map.index());
+                let what = format!(
+                    "map {}: shard {shard} goes to {owner}, who did not acknowledge it",
+                    map.index()
+                );
                 return Err(Violation::new("I4", what));
             }
         }

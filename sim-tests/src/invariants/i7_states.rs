@@ -46,23 +46,33 @@ impl States {
                 }
                 self.leader = Some(leader.clone());
             }
-            Event::LeaderLost if self.leader.take().is_none() => return wrong("the leader was lost twice".into()),
+            Event::LeaderLost if self.leader.take().is_none() => {
+                return wrong("the leader was lost twice".into());
+            }
             Event::MapProposed(index) => {
                 if *index <= self.proposed.max(self.committed) {
-                    return wrong(format!("map {index} was proposed after {} and {}", self.proposed, self.committed));
+                    return wrong(format!(
+                        "map {index} was proposed after {} and {}",
+                        self.proposed, self.committed
+                    ));
                 }
                 self.proposed = *index;
             }
             Event::MapCommitted(index) => {
                 if *index <= self.committed {
-                    return wrong(format!("map {index} came into force after {}", self.committed));
+                    return wrong(format!(
+                        "map {index} came into force after {}",
+                        self.committed
+                    ));
                 }
                 self.committed = *index;
             }
             Event::ShardsGained(shards) => {
                 for &(shard, epoch) in shards {
                     if epoch.0 > self.committed.0 || self.served.insert(shard, epoch).is_some() {
-                        return wrong(format!("shard {shard} was gained twice, or before its map ({epoch})"));
+                        return wrong(format!(
+                            "shard {shard} was gained twice, or before its map ({epoch})"
+                        ));
                     }
                 }
             }

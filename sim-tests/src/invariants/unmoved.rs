@@ -15,7 +15,9 @@ pub fn closed(
 ) -> Verdict {
     let keeps = |map: &ShardMap| map.owner(shard) == Some(me) && map.epoch(shard) == epoch;
     if keeps(committed) && pending.is_none_or(keeps) {
-        let what = format!("{me} stops serving shard {shard} (epoch {epoch}) although no map takes it away");
+        let what = format!(
+            "{me} stops serving shard {shard} (epoch {epoch}) although no map takes it away"
+        );
         return Err(Violation::new("unmoved shards never pause", what));
     }
     Ok(())

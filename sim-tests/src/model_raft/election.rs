@@ -5,18 +5,28 @@ use super::*;
 impl Raft {
     /// Rearms the election timer: the lease, then a random election timeout.
     pub(super) fn rearm(&mut self, now: Time) {
-        let timeout = self.random.span(self.options.election_min, self.options.election_max);
+        let timeout = self
+            .random
+            .span(self.options.election_min, self.options.election_max);
         let leased = self.heard_at.filter(|_| self.leader.is_some());
-        self.election_at = leased.map_or(now, |at| now.max(at + self.options.election_max)) + timeout;
+        self.election_at =
+            leased.map_or(now, |at| now.max(at + self.options.election_max)) + timeout;
     }
 
     fn hears_a_leader(&self, now: Time) -> bool {
         match &self.role {
             Role::Leader(leader) => {
-                let sole = self.store.config().is_some_and(|c| c.is_quorum(&BTreeSet::from([self.id])));
-                sole || leader.quorum_at.is_some_and(|at| now < at + self.options.election_max)
+                let sole = self
+                    .store
+                    .config()
+                    .is_some_and(|c| c.is_quorum(&BTreeSet::from([self.id])));
+                sole || leader
+                    .quorum_at
+                    .is_some_and(|at| now < at + self.options.election_max)
             }
-            _ => self.heard_at.is_some_and(|at| now < at + self.options.election_max),
+            _ => self
+                .heard_at
+                .is_some_and(|at| now < at + self.options.election_max),
         }
     }
 
@@ -27,7 +37,12 @@ impl Raft {
     /// The election timer fired.
     pub(super) fn campaign(&mut self, now: Time) {
         self.rearm_candidate(now);
-        let Some(config) = self.store.config().filter(|config| config.is_voter(self.id)).cloned() else {
+        let Some(config) = self
+            .store
+            .config()
+            .filter(|config| config.is_voter(self.id))
+            .cloned()
+        else {
             return;
         };
         // Rule M1: what is committed but not applied may hold a configuration without this node.
@@ -41,12 +56,19 @@ impl Raft {
         self.role = Role::PreCandidate(BTreeSet::from([self.id]));
         let (last_term, len) = self.position();
         let term = self.store.term;
-        self.send_to_voters(&config, |_| Message::PreVote { term, last_term, len });
+        self.send_to_voters(&config, |_| Message::PreVote {
+            term,
+            last_term,
+            len,
+        });
         self.show();
     }
 
     fn rearm_candidate(&mut self, now: Time) {
-        self.election_at = now + self.random.span(self.options.election_min, self.options.election_max);
+        self.election_at = now
+            + self
+                .random
+                .span(self.options.election_min, self.options.election_max);
     }
 
     fn send_to_voters(&mut self, config: &Config, message: impl Fn(Rid) -> Message) {
@@ -59,12 +81,17 @@ impl Raft {
 
     /// A real election.
     fn stand(&mut self, now: Time, transfer: bool) {
-        let Some(config) = self.store.config().cloned() else { return };
+        let Some(config) = self.store.config().cloned() else {
+            return;
+        };
         self.store.term += 1;
         self.store.voted = Some(self.id);
         self.leader = None;
         self.heard_at = None;
-        self.role = Role::Candidate { votes: BTreeSet::from([self.id]), transfer };
+        self.role = Role::Candidate {
+            votes: BTreeSet::from([self.id]),
+            transfer,
+        };
         self.rearm_candidate(now);
         if config.is_quorum(&BTreeSet::from([self.id])) {
             self.lead(now, transfer);
@@ -72,12 +99,18 @@ impl Raft {
         }
         let (last_term, len) = self.position();
         let term = self.store.term;
-        self.send_to_voters(&config, |_| Message::Vote { term, last_term, len, transfer });
+        self.send_to_voters(&config, |_| Message::Vote {
+            term,
+            last_term,
+            len,
+            transfer,
+        });
         self.show();
     }
 
     pub(super) fn on_pre_vote(&mut self, now: Time, from: Rid, term: u64, position: (u64, u64)) {
-        let granted = !self.hears_a_leader(now) && term >= self.store.term && position >= self.position();
+        let granted =
+            !self.hears_a_leader(now) && term >= self.store.term && position >= self.position();
         let term = self.store.term;
         self.send(from, Message::PreVoted { term, granted });
     }
@@ -86,17 +119,30 @@ impl Raft {
         if term > self.store.term {
             return self.follow_term(now, term);
         }
-        let Role::PreCandidate(votes) = &mut self.role else { return };
+        let Role::PreCandidate(votes) = &mut self.role else {
+            return;
+        };
         if !granted {
             return;
         }
         votes.insert(from);
-        if self.store.config().is_some_and(|config| config.is_quorum(votes)) {
+        if self
+            .store
+            .config()
+            .is_some_and(|config| config.is_quorum(votes))
+        {
             self.stand(now, false);
         }
     }
 
-    pub(super) fn on_vote(&mut self, now: Time, from: Rid, term: u64, position: (u64, u64), transfer: bool) {
+    pub(super) fn on_vote(
+        &mut self,
+        now: Time,
+        from: Rid,
+        term: u64,
+        position: (u64, u64),
+        transfer: bool,
+    ) {
         let leased = self.hears_a_leader(now) && !transfer;
         if !leased && term > self.store.term {
             self.follow_term(now, term);
@@ -115,13 +161,19 @@ impl Raft {
         if term > self.store.term {
             return self.follow_term(now, term);
         }
-        let Role::Candidate { votes, transfer } = &mut self.role else { return };
+        let Role::Candidate { votes, transfer } = &mut self.role else {
+            return;
+        };
         if !granted || term != self.store.term {
             return;
         }
         votes.insert(from);
         let transfer = *transfer;
-        if self.store.config().is_some_and(|config| config.is_quorum(votes)) {
+        if self
+            .store
+            .config()
+            .is_some_and(|config| config.is_quorum(votes))
+        {
             self.lead(now, transfer);
         }
     }
@@ -161,8 +213,21 @@ impl Raft {
 
     fn lead(&mut self, now: Time, transfer: bool) {
         let len = self.store.log.len();
-        let config = self.store.config().cloned().expect("a candidate has a configuration");
-        let progress = |&id: &Rid| (id, Progress { matched: 0, next: len, acked: None });
+        let config = self
+            .store
+            .config()
+            .cloned()
+            .expect("a candidate has a configuration");
+        let progress = |&id: &Rid| {
+            (
+                id,
+                Progress {
+                    matched: 0,
+                    next: len,
+                    acked: None,
+                },
+            )
+        };
         self.role = Role::Leader(Box::new(Leader {
             elected_at: (!transfer).then_some(now),
             heartbeat_at: now + self.options.heartbeat,
@@ -182,12 +247,19 @@ impl Raft {
     pub fn transfer(&mut self, to: Rid) {
         let term = self.store.term;
         let len = self.store.log.len();
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
         if std::mem::replace(&mut leader.transferring, true) {
             return;
         }
         leader.quorum_at = None;
-        let all: Vec<Rid> = leader.progress.keys().copied().filter(|&id| id != self.id).collect();
+        let all: Vec<Rid> = leader
+            .progress
+            .keys()
+            .copied()
+            .filter(|&id| id != self.id)
+            .collect();
         for id in all {
             self.send(id, Message::TransferTo { term, to, len });
         }

@@ -26,7 +26,9 @@ impl Config {
 
     /// Whether these are a quorum of every half.
     pub fn is_quorum(&self, ids: &BTreeSet<Rid>) -> bool {
-        self.voters.iter().all(|half| half.intersection(ids).count() > half.len() / 2)
+        self.voters
+            .iter()
+            .all(|half| half.intersection(ids).count() > half.len() / 2)
     }
 
     /// The largest value that a quorum of every half has reached.
@@ -121,7 +123,8 @@ impl Log {
     }
 
     pub(super) fn truncate(&mut self, len: u64) {
-        self.entries.truncate(len.saturating_sub(self.first) as usize);
+        self.entries
+            .truncate(len.saturating_sub(self.first) as usize);
     }
 
     pub(super) fn slice(&self, from: u64, most: usize) -> Vec<Entry> {
@@ -139,7 +142,11 @@ impl Log {
     }
 
     fn restart(&mut self, len: u64, term: u64) {
-        *self = Self { first: len, before: term, entries: Vec::new() };
+        *self = Self {
+            first: len,
+            before: term,
+            entries: Vec::new(),
+        };
     }
 }
 
@@ -170,7 +177,10 @@ impl Store {
     /// Every configuration that may still decide something.
     pub fn all_configs(&self) -> impl Iterator<Item = &Arc<Config>> {
         let snapshot = self.snapshot.iter().map(|snapshot| &snapshot.config);
-        self.configs.iter().map(|(_, config)| config).chain(snapshot)
+        self.configs
+            .iter()
+            .map(|(_, config)| config)
+            .chain(snapshot)
     }
 
     pub(super) fn push(&mut self, entry: Entry) {
@@ -187,10 +197,26 @@ impl Store {
 
     pub(super) fn take_snapshot(&mut self, len: u64, machine: Bytes, keep: u64) {
         let config_at = |(at, _): &&(u64, Arc<Config>)| *at <= len;
-        let config = self.configs.iter().rev().find(config_at).map(|(_, config)| config.clone());
-        let config = config.or_else(|| self.snapshot.as_ref().map(|snapshot| snapshot.config.clone()));
-        let (Some(config), Some(term)) = (config, self.log.term_at(len)) else { return };
-        self.snapshot = Some(Arc::new(Snapshot { len, term, config, machine }));
+        let config = self
+            .configs
+            .iter()
+            .rev()
+            .find(config_at)
+            .map(|(_, config)| config.clone());
+        let config = config.or_else(|| {
+            self.snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.config.clone())
+        });
+        let (Some(config), Some(term)) = (config, self.log.term_at(len)) else {
+            return;
+        };
+        self.snapshot = Some(Arc::new(Snapshot {
+            len,
+            term,
+            config,
+            machine,
+        }));
         self.log.purge(len.saturating_sub(keep));
         self.forget_configs(len);
     }

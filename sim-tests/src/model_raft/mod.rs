@@ -39,15 +39,36 @@ pub enum Message {
     /// Answer to it.
     PreVoted { term: u64, granted: bool },
     /// Vote for me.
-    Vote { term: u64, last_term: u64, len: u64, transfer: bool },
+    Vote {
+        term: u64,
+        last_term: u64,
+        len: u64,
+        transfer: bool,
+    },
     /// Answer to it.
     Voted { term: u64, granted: bool },
     /// Heartbeat and replication.
-    Append { term: u64, prev_len: u64, prev_term: u64, entries: Vec<Entry>, commit: u64, sent_at: Time },
+    Append {
+        term: u64,
+        prev_len: u64,
+        prev_term: u64,
+        entries: Vec<Entry>,
+        commit: u64,
+        sent_at: Time,
+    },
     /// State machine in place of purged entries.
-    Install { term: u64, snapshot: Arc<Snapshot>, sent_at: Time },
+    Install {
+        term: u64,
+        snapshot: Arc<Snapshot>,
+        sent_at: Time,
+    },
     /// Answer to both: up to where the log matches, or a hint where to try.
-    Appended { term: u64, ok: bool, len: u64, sent_at: Time },
+    Appended {
+        term: u64,
+        ok: bool,
+        len: u64,
+        sent_at: Time,
+    },
     /// The leader hands leadership on.
     TransferTo { term: u64, to: Rid, len: u64 },
 }
@@ -59,9 +80,18 @@ pub enum Out {
     /// Send it.
     Send(Rid, Message),
     /// Leadership changed.
-    Leadership { term: u64, leader: Option<Rid>, is_leader: bool },
+    Leadership {
+        term: u64,
+        leader: Option<Rid>,
+        is_leader: bool,
+    },
     /// An entry of the protocol was applied.
-    Applied { index: LogIndex, term: Term, message: Arc<LogMessage>, change: Change },
+    Applied {
+        index: LogIndex,
+        term: Term,
+        message: Arc<LogMessage>,
+        change: Change,
+    },
     /// A snapshot replaced the state machine.
     Installed(Replicated),
     /// The log holds something now, or more than its own initialisation.
@@ -78,7 +108,10 @@ pub enum Out {
 enum Role {
     Follower,
     PreCandidate(BTreeSet<Rid>),
-    Candidate { votes: BTreeSet<Rid>, transfer: bool },
+    Candidate {
+        votes: BTreeSet<Rid>,
+        transfer: bool,
+    },
     Leader(Box<Leader>),
 }
 
@@ -179,7 +212,10 @@ impl Raft {
         };
         raft.rearm(now);
         if let Some(cluster) = raft.store.cluster {
-            raft.out.push(Out::Initialised { cluster, only_own: raft.store.log.len() <= 1 });
+            raft.out.push(Out::Initialised {
+                cluster,
+                only_own: raft.store.log.len() <= 1,
+            });
         }
         if let Some(snapshot) = raft.store.snapshot.clone() {
             raft.load(&snapshot);
@@ -234,7 +270,11 @@ impl Raft {
     pub fn poll_timeout(&self) -> Option<Time> {
         match &self.role {
             Role::Leader(leader) => Some(leader.heartbeat_at),
-            _ => self.store.config().is_some_and(|c| c.is_voter(self.id)).then_some(self.election_at),
+            _ => self
+                .store
+                .config()
+                .is_some_and(|c| c.is_voter(self.id))
+                .then_some(self.election_at),
         }
     }
 
@@ -251,13 +291,27 @@ impl Raft {
     /// A message arrived.
     pub fn receive(&mut self, now: Time, from: Rid, cluster: ClusterId, message: Message) {
         match message {
-            Message::PreVote { term, last_term, len } => self.on_pre_vote(now, from, term, (last_term, len)),
+            Message::PreVote {
+                term,
+                last_term,
+                len,
+            } => self.on_pre_vote(now, from, term, (last_term, len)),
             Message::PreVoted { term, granted } => self.on_pre_voted(now, from, term, granted),
-            Message::Vote { term, last_term, len, transfer } => {
-                self.on_vote(now, from, term, (last_term, len), transfer)
-            }
+            Message::Vote {
+                term,
+                last_term,
+                len,
+                transfer,
+            } => self.on_vote(now, from, term, (last_term, len), transfer),
             Message::Voted { term, granted } => self.on_voted(now, from, term, granted),
-            Message::Append { term, prev_len, prev_term, entries, commit, sent_at } => {
+            Message::Append {
+                term,
+                prev_len,
+                prev_term,
+                entries,
+                commit,
+                sent_at,
+            } => {
                 if self.hear_leader(now, from, term) {
                     self.belong(cluster);
                     self.on_append(from, (prev_len, prev_term), entries, commit, sent_at);
@@ -265,7 +319,11 @@ impl Raft {
                     self.refuse(from, sent_at);
                 }
             }
-            Message::Install { term, snapshot, sent_at } => {
+            Message::Install {
+                term,
+                snapshot,
+                sent_at,
+            } => {
                 if self.hear_leader(now, from, term) {
                     self.belong(cluster);
                     self.on_install(from, &snapshot, sent_at);
@@ -273,7 +331,12 @@ impl Raft {
                     self.refuse(from, sent_at);
                 }
             }
-            Message::Appended { term, ok, len, sent_at } => self.on_appended(now, from, term, ok, len, sent_at),
+            Message::Appended {
+                term,
+                ok,
+                len,
+                sent_at,
+            } => self.on_appended(now, from, term, ok, len, sent_at),
             Message::TransferTo { term, to, len } => self.on_transfer(now, term, to, len),
         }
         self.show();
@@ -290,7 +353,9 @@ impl Raft {
     }
 
     fn may_write(&self, now: Time) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
         let leased = leader.quorum_at.max(leader.elected_at);
         !leader.transferring && leased.is_some_and(|at| now < at + self.options.election_max)
     }
@@ -298,7 +363,10 @@ impl Raft {
     fn belong(&mut self, cluster: ClusterId) {
         if self.store.cluster.is_none() {
             self.store.cluster = Some(cluster);
-            self.out.push(Out::Initialised { cluster, only_own: false });
+            self.out.push(Out::Initialised {
+                cluster,
+                only_own: false,
+            });
         }
     }
 
@@ -311,7 +379,11 @@ impl Raft {
         let now = (self.store.term, self.leader, self.is_leader());
         if now != self.shown {
             self.shown = now;
-            self.out.push(Out::Leadership { term: now.0, leader: now.1, is_leader: now.2 });
+            self.out.push(Out::Leadership {
+                term: now.0,
+                leader: now.1,
+                is_leader: now.2,
+            });
         }
     }
 
@@ -319,26 +391,42 @@ impl Raft {
     fn apply(&mut self, now: Time) {
         while self.applied < self.commit {
             let index = self.applied;
-            let entry = self.store.log.get(index).expect("committed entries are kept until applied").clone();
+            let entry = self
+                .store
+                .log
+                .get(index)
+                .expect("committed entries are kept until applied")
+                .clone();
             self.applied += 1;
             match entry.payload {
                 Payload::Message(message) => {
                     let (index, term) = (LogIndex(index), Term(entry.term));
                     let change = self.machine.apply(index, term, &message);
-                    self.out.push(Out::Applied { index, term, message, change });
+                    self.out.push(Out::Applied {
+                        index,
+                        term,
+                        message,
+                        change,
+                    });
                 }
                 Payload::Config(config) => self.config_committed(now, &config),
                 Payload::Blank => {}
             }
         }
-        let covered = self.store.snapshot.as_ref().map_or(0, |snapshot| snapshot.len);
+        let covered = self
+            .store
+            .snapshot
+            .as_ref()
+            .map_or(0, |snapshot| snapshot.len);
         if self.applied >= covered + self.options.snapshot_every {
-            self.store.take_snapshot(self.applied, self.machine.encode(), self.options.keep);
+            self.store
+                .take_snapshot(self.applied, self.machine.encode(), self.options.keep);
         }
     }
 
     fn load(&mut self, snapshot: &Snapshot) {
-        self.machine = Replicated::decode(&snapshot.machine).expect("our own snapshots can be read");
+        self.machine =
+            Replicated::decode(&snapshot.machine).expect("our own snapshots can be read");
         self.commit = snapshot.len;
         self.applied = snapshot.len;
         self.out.push(Out::Installed(self.machine.clone()));

@@ -7,7 +7,9 @@ impl Raft {
     pub(super) fn beat(&mut self, now: Time) {
         let heartbeat = self.options.heartbeat;
         let allowed = self.may_beat(now);
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
         leader.heartbeat_at = now + heartbeat;
         leader.beats += 1;
         let report = leader.beats.is_multiple_of(REPORT_EVERY);
@@ -24,13 +26,17 @@ impl Raft {
     }
 
     fn may_beat(&self, now: Time) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
         if leader.transferring {
             return false;
         }
         let since = leader.quorum_at.or(leader.elected_at);
         let age = since.map_or(Duration::ZERO, |at| now.since(at));
-        let Some(over) = age.checked_sub(self.options.election_max) else { return true };
+        let Some(over) = age.checked_sub(self.options.election_max) else {
+            return true;
+        };
         (over.as_nanos() / self.options.quorum_loss_probe.as_nanos()) % 2 == 1
     }
 
@@ -49,7 +55,9 @@ impl Raft {
     /// Sends everybody what it lacks. A heartbeat begins at what is known to match: what was sent since may be lost.
     fn replicate(&mut self, now: Time, heartbeat: bool) {
         let len = self.store.log.len();
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
         let mut sends = Vec::new();
         for (&id, progress) in leader.progress.iter_mut().filter(|(id, _)| **id != self.id) {
             if heartbeat && progress.matched > 0 {
@@ -79,7 +87,11 @@ impl Raft {
                 commit: self.commit,
                 sent_at: now,
             },
-            (None, Some(snapshot)) => Message::Install { term, snapshot: snapshot.clone(), sent_at: now },
+            (None, Some(snapshot)) => Message::Install {
+                term,
+                snapshot: snapshot.clone(),
+                sent_at: now,
+            },
             (None, None) => return,
         };
         self.send(to, message);
@@ -87,19 +99,47 @@ impl Raft {
 
     pub(super) fn refuse(&mut self, from: Rid, sent_at: Time) {
         let term = self.store.term;
-        self.send(from, Message::Appended { term, ok: false, len: 0, sent_at });
+        self.send(
+            from,
+            Message::Appended {
+                term,
+                ok: false,
+                len: 0,
+                sent_at,
+            },
+        );
     }
 
     fn answer(&mut self, to: Rid, ok: bool, len: u64, sent_at: Time) {
         let term = self.store.term;
-        self.send(to, Message::Appended { term, ok, len, sent_at });
+        self.send(
+            to,
+            Message::Appended {
+                term,
+                ok,
+                len,
+                sent_at,
+            },
+        );
     }
 
-    pub(super) fn on_append(&mut self, from: Rid, prev: (u64, u64), entries: Vec<Entry>, commit: u64, sent_at: Time) {
+    pub(super) fn on_append(
+        &mut self,
+        from: Rid,
+        prev: (u64, u64),
+        entries: Vec<Entry>,
+        commit: u64,
+        sent_at: Time,
+    ) {
         let (prev_len, prev_term) = prev;
         let purged = prev_len < self.store.log.first();
         if !purged && self.store.log.term_at(prev_len) != Some(prev_term) {
-            let hint = self.store.log.len().min(prev_len.saturating_sub(1)).max(self.commit);
+            let hint = self
+                .store
+                .log
+                .len()
+                .min(prev_len.saturating_sub(1))
+                .max(self.commit);
             return self.answer(from, false, hint, sent_at);
         }
         let end = prev_len + entries.len() as u64;
@@ -114,10 +154,14 @@ impl Raft {
             }
             self.store.push(entry);
         }
-        if had == 1 && self.store.log.len() > 1
+        if had == 1
+            && self.store.log.len() > 1
             && let Some(cluster) = self.store.cluster
         {
-            self.out.push(Out::Initialised { cluster, only_own: false });
+            self.out.push(Out::Initialised {
+                cluster,
+                only_own: false,
+            });
         }
         if self.store.config() != had_config.as_ref() {
             self.out.push(Out::Members);
@@ -136,7 +180,15 @@ impl Raft {
         self.answer(from, true, snapshot.len, sent_at);
     }
 
-    pub(super) fn on_appended(&mut self, now: Time, from: Rid, term: u64, ok: bool, len: u64, sent_at: Time) {
+    pub(super) fn on_appended(
+        &mut self,
+        now: Time,
+        from: Rid,
+        term: u64,
+        ok: bool,
+        len: u64,
+        sent_at: Time,
+    ) {
         if term > self.store.term {
             return self.follow_term(now, term);
         }
@@ -144,8 +196,12 @@ impl Raft {
             return;
         }
         let own_len = self.store.log.len();
-        let Role::Leader(leader) = &mut self.role else { return };
-        let Some(progress) = leader.progress.get_mut(&from) else { return };
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(progress) = leader.progress.get_mut(&from) else {
+            return;
+        };
         progress.acked = progress.acked.max(Some(sent_at));
         let mut again = None;
         if ok {
@@ -170,28 +226,55 @@ impl Raft {
 
     /// `q` of rule L3: a quorum of voters answered heartbeats sent at or after it; the leader answers itself now.
     fn count_quorum(&mut self, now: Time) {
-        let Some(config) = self.store.config().cloned() else { return };
+        let Some(config) = self.store.config().cloned() else {
+            return;
+        };
         let term = self.store.term;
         let me = self.id;
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
         if leader.transferring {
             return;
         }
-        let acked = |id: Rid| if id == me { Some(now) } else { leader.progress.get(&id).and_then(|p| p.acked) };
-        let Some(quorum) = config.quorum_value(acked).flatten() else { return };
+        let acked = |id: Rid| {
+            if id == me {
+                Some(now)
+            } else {
+                leader.progress.get(&id).and_then(|p| p.acked)
+            }
+        };
+        let Some(quorum) = config.quorum_value(acked).flatten() else {
+            return;
+        };
         if Some(quorum) > leader.quorum_at {
             leader.quorum_at = Some(quorum);
-            self.out.push(Out::QuorumAck { term, sent_at: quorum });
+            self.out.push(Out::QuorumAck {
+                term,
+                sent_at: quorum,
+            });
         }
     }
 
     fn advance_commit(&mut self, now: Time) {
-        let Some(config) = self.store.config().cloned() else { return };
+        let Some(config) = self.store.config().cloned() else {
+            return;
+        };
         let own_len = self.store.log.len();
         let me = self.id;
-        let Role::Leader(leader) = &self.role else { return };
-        let matched = |id: Rid| if id == me { own_len } else { leader.progress.get(&id).map_or(0, |p| p.matched) };
-        let Some(len) = config.quorum_value(matched) else { return };
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let matched = |id: Rid| {
+            if id == me {
+                own_len
+            } else {
+                leader.progress.get(&id).map_or(0, |p| p.matched)
+            }
+        };
+        let Some(len) = config.quorum_value(matched) else {
+            return;
+        };
         // Only entries of its own term are counted; those before are committed with them.
         if len > leader.opened_at && len > self.commit {
             self.commit = len;
