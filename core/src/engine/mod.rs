@@ -268,7 +268,7 @@ impl Engine {
             let me = &self.config.instance;
             mutated(Mutant::AckBeforeDrain)
                 || (mutated(Mutant::EarlierDrainsForgotten)
-                    && self.serving.is_within_of_step(me, &self.committed, map))
+                    && self.serving.has_drained_latest_step())
                 || self.serving.is_within(me, map)
         };
         latest.filter(|map| drained(map)).map(|map| map.index())

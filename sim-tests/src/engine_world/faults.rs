@@ -25,7 +25,8 @@ impl World {
         if self.calm {
             return;
         }
-        if self.maps.count() == 0 && self.now < GRACE {
+        let forming = self.profile.kind == profile::Kind::Forming;
+        if self.maps.count() == 0 && self.now < GRACE && !forming {
             return self.queue.push(self.now + ms(50), Event::Fault);
         }
         if !std::mem::replace(&mut self.faults.begun, true) {

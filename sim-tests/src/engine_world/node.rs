@@ -101,7 +101,9 @@ impl World {
             }
         );
         self.count_engine(&process.engine);
-        if keep_store {
+        // A store that holds nothing is made anew at every start: a promise that was given for it died with the
+        // process, so nobody may count on it any more.
+        if keep_store && !process.raft.store().log.is_empty() {
             self.nodes[at].store = Some(process.raft.into_store());
         } else {
             self.replace_store(at);
@@ -327,7 +329,10 @@ impl World {
                 );
                 Input::Installed(replicated)
             }
-            Out::Initialised { cluster, only_own } => Input::Initialised { cluster, only_own },
+            Out::Initialised { cluster, only_own } => {
+                self.observe_cluster(at, cluster, only_own);
+                Input::Initialised { cluster, only_own }
+            }
             Out::Members => match self.raft_members(at) {
                 Some(members) => Input::RaftMembers(members),
                 None => return,
