@@ -26,6 +26,7 @@ use crate::refusal::{self, Failure, Refusal};
 use crate::reset;
 use crate::runtime::Tasks;
 use crate::socket::Switch;
+use crate::strays::Strays;
 use crate::tls::{self, Tls};
 
 /// What arrived and was not yet taken by the node: streams wait beyond it, datagrams are dropped.
@@ -88,11 +89,12 @@ impl Endpoint {
             counters,
         } = parts;
         let tls = Tls::new(&credentials, &config)?;
-        let mut endpoint_config = reset::endpoint_config(&credentials);
+        let (strays, stray_senders) = Strays::new();
+        let mut endpoint_config = reset::endpoint_config(&credentials, &strays);
         if tasks.environment().is_simulated() {
             endpoint_config.rng_seed(Some(seed(&tasks)));
         }
-        let switch = Arc::new(Switch::new(socket, local_addr));
+        let switch = Arc::new(Switch::new(socket, local_addr, strays));
         let quic = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config,
             Some(tls.server()),
@@ -129,6 +131,9 @@ impl Endpoint {
         });
         endpoint.tasks.spawn(endpoint.clone().accept());
         endpoint.tasks.spawn(endpoint.clone().keep_used_alive());
+        endpoint
+            .tasks
+            .spawn(endpoint.clone().dial_strays(stray_senders));
         Ok((endpoint, receiver))
     }
 
@@ -136,16 +141,15 @@ impl Endpoint {
         if self.is_closed() || payload.len() > MAX_DATAGRAM_BYTES || self.is_self(to) {
             return self.counters.add_dropped(1);
         }
-        let queued = {
-            let mut state = self.state();
-            let found = state.connections.find(to).cloned();
-            match found.map(|link| (self.send_on(&link, &payload), link)) {
-                Some((true, _)) => return,
-                Some((false, dead)) => state.connections.remove(&dead),
-                None => {}
+        let found = self.state().connections.find(to).cloned();
+        if let Some(link) = found {
+            if self.send_on(&link, &payload) {
+                return;
             }
-            state.dials.enqueue(to, payload, self.monotonic())
-        };
+            self.state().connections.remove(&link);
+        }
+        let now = self.monotonic();
+        let queued = self.state().dials.enqueue(to, payload, now);
         match queued {
             Queued::Start => self.start_dial(to.clone()),
             Queued::Waits => {}
@@ -304,6 +308,26 @@ impl Endpoint {
                 let now = self.monotonic();
                 let dropped = self.state().dials.failed(&to, error, now, chance);
                 self.counters.add_dropped(dropped);
+            }
+        }
+    }
+
+    /// Introduces itself to peers that send on connections of an earlier run.
+    async fn dial_strays(self: Arc<Self>, mut senders: mpsc::Receiver<SocketAddr>) {
+        while let Some(addr) = senders.recv().await {
+            let to = PeerAddr {
+                node: None,
+                addr: canonical(addr),
+            };
+            let start = {
+                let mut state = self.state();
+                // Connected since: then the peer has learnt of this run.
+                let known = state.connections.find(&to).is_some();
+                !known && matches!(state.dials.join(&to, self.monotonic()), Ok((_, true)))
+            };
+            if start {
+                debug!(%addr, "a peer sends on a connection that is not known here");
+                self.start_dial(to);
             }
         }
     }

@@ -32,6 +32,7 @@ mod refusal;
 mod reset;
 mod runtime;
 mod socket;
+mod strays;
 mod tls;
 mod transport;
 
