@@ -16,6 +16,8 @@ use crate::ids::{ClusterName, Instance, PeerAddr};
 
 pub mod conformance;
 pub mod memory;
+#[doc(hidden)]
+pub mod pipes;
 
 /// A boxed future, because [`Transport`] is used as a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

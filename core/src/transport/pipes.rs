@@ -1,4 +1,7 @@
 //! A stream within the process: two pipes that can be frozen by a cut, killed by a crash and severed by a close.
+//!
+//! The in-memory network is made of them. A transport whose carrier knows no resets (the simulated TCP) puts a pair
+//! between the node and the carrier.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,15 +11,16 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::transport::Stream;
+use super::Stream;
 
 /// Bytes on their way in one direction; past it the writer waits.
 const WINDOW: usize = 64 << 10;
 
 /// Both directions of a stream.
-pub(super) struct Pipes(Mutex<State>);
+#[derive(Debug)]
+pub struct Pipes(Mutex<State>);
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct State {
     pipes: [Pipe; 2],
     /// A cut lies between the ends: nothing that happens at one is seen at the other.
@@ -27,7 +31,7 @@ struct State {
     is_severed: bool,
 }
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Pipe {
     buffer: VecDeque<u8>,
     is_finished: bool,
@@ -47,8 +51,8 @@ struct RecvHalf {
     pipe: usize,
 }
 
-/// A stream and its two ends.
-pub(super) fn new() -> (Arc<Pipes>, Stream, Stream) {
+/// The pipes of a new stream, and its two ends. The pipes live on in the ends.
+pub fn new() -> (Arc<Pipes>, Stream, Stream) {
     let pipes = Arc::new(Pipes(Mutex::default()));
     let end = |to_peer: usize| Stream {
         send: Box::new(SendHalf {
@@ -66,25 +70,28 @@ pub(super) fn new() -> (Arc<Pipes>, Stream, Stream) {
 
 impl Pipes {
     /// Stands still while `is_cut`, then goes on.
-    pub(super) fn freeze(&self, is_cut: bool) {
+    pub fn freeze(&self, is_cut: bool) {
         let mut state = self.lock();
         state.is_frozen = is_cut;
         state.wake_all();
     }
 
-    /// Stands still for good: the peer hears nothing more, not even an end.
-    pub(super) fn kill(&self) {
-        self.lock().is_dead = true;
+    /// Stands still for good: the peer hears nothing more, not even an end. What broke before stays broken.
+    pub fn kill(&self) {
+        let mut state = self.lock();
+        state.is_dead = !state.is_severed;
     }
 
-    /// Lets ends see again what became of a stream that stood still.
-    pub(super) fn thaw(&self) {
+    /// Breaks as [`sever`](Self::sever) does, also if the stream stood still: it became known that the peer is gone.
+    pub fn replace(&self) {
         let mut state = self.lock();
         (state.is_frozen, state.is_dead) = (false, false);
+        state.is_severed = true;
+        state.wake_all();
     }
 
-    /// Breaks, visibly to both ends.
-    pub(super) fn sever(&self) {
+    /// Breaks, visibly to both ends once it does not stand still.
+    pub fn sever(&self) {
         let mut state = self.lock();
         state.is_severed = true;
         state.wake_all();

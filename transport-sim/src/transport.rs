@@ -1,0 +1,361 @@
+//! The transport of one simulated node.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use funk::ids::{BootId, Instance, NodeId, PeerAddr};
+use funk::limits::MAX_DATAGRAM_BYTES;
+use funk::runtime::Environment;
+use funk::transport::pipes::{self, Pipes};
+use funk::transport::{
+    BoxFuture, Incoming, LocalNode, Peer, Stream, Transport, TransportCounters, TransportError,
+};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use turmoil::net::{TcpListener, UdpSocket};
+
+use crate::hello::{Hello, MAX_HELLO_BYTES};
+use crate::network::SimNetwork;
+use crate::pump::{Connection, pump};
+use crate::reach::Reach;
+
+mod connect;
+
+/// Datagrams and streams that wait for the node; further datagrams are dropped and counted, further streams wait.
+const INCOMING_QUEUE: usize = 1_024;
+/// How long a peer may take to answer before it counts as unreachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long `close` waits for its farewells to leave.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Streams and tasks on the books before the ended ones are first struck off.
+const FIRST_SWEEP: usize = 64;
+
+/// A node's access to the simulated network. Lives inside a turmoil host. Dropping it closes it.
+pub struct SimTransport(Arc<Inner>);
+
+struct Inner {
+    network: SimNetwork,
+    addr: SocketAddr,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Taken at the end, so that the port comes free.
+    udp: Option<Arc<UdpSocket>>,
+    /// Taken at the start by the task that accepts.
+    listener: Option<TcpListener>,
+    running: Option<Running>,
+    counters: TransportCounters,
+    reach: Reach,
+    tasks: Vec<AbortHandle>,
+    streams: Vec<Open>,
+    sweep_at: usize,
+}
+
+struct Running {
+    environment: Environment,
+    local: LocalNode,
+    incoming: mpsc::Sender<Incoming>,
+    /// Newest run heard of, for each name.
+    newest: BTreeMap<NodeId, BootId>,
+    /// Held by every stream that has not said its farewell.
+    farewell: mpsc::Sender<()>,
+    farewells: mpsc::Receiver<()>,
+    /// Those that end at once when the node closes: they bring in what is new.
+    listening: Vec<AbortHandle>,
+}
+
+/// A stream on the books.
+struct Open {
+    instance: Instance,
+    pipes: Weak<Pipes>,
+}
+
+impl fmt::Debug for SimTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SimTransport").field(&self.0.addr).finish()
+    }
+}
+
+impl SimTransport {
+    /// Listens at `addr`, whose IP address must be that of the running turmoil host. Port 0: any free one.
+    pub async fn bind(addr: SocketAddr, network: &SimNetwork) -> Result<Arc<Self>, TransportError> {
+        let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let refused = |error: io::Error| TransportError::Bind {
+            addr,
+            reason: error.to_string(),
+        };
+        let udp = UdpSocket::bind(any(addr.port())).await.map_err(refused)?;
+        let port = udp.local_addr().map_err(refused)?.port();
+        let listener = TcpListener::bind(any(port)).await.map_err(refused)?;
+        Ok(Arc::new(Self(Arc::new(Inner {
+            network: network.clone(),
+            addr: SocketAddr::new(addr.ip(), port),
+            state: Mutex::new(State {
+                udp: Some(Arc::new(udp)),
+                listener: Some(listener),
+                running: None,
+                counters: TransportCounters::default(),
+                reach: Reach::default(),
+                tasks: Vec::new(),
+                streams: Vec::new(),
+                sweep_at: FIRST_SWEEP,
+            }),
+        }))))
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn environment(&self) -> Result<Environment, TransportError> {
+        let state = self.lock();
+        let running = state.running.as_ref().ok_or(TransportError::Closed)?;
+        Ok(running.environment.clone())
+    }
+
+    /// How we introduce ourselves.
+    fn hello(&self, expected: Option<NodeId>) -> Result<Hello, TransportError> {
+        let state = self.lock();
+        let running = state.running.as_ref().ok_or(TransportError::Closed)?;
+        Ok(Hello {
+            cluster: running.local.cluster.clone(),
+            instance: running.local.instance.clone(),
+            port: self.addr.port(),
+            expected,
+        })
+    }
+
+    /// Starts a task of the node, to be ended with the transport.
+    fn spawn(&self, environment: &Environment, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = environment.spawn(task).abort_handle();
+        self.lock().enlist(handle);
+    }
+
+    /// Who speaks from `ip`, or why it is refused. A newer run than was known breaks the streams with older ones.
+    fn admit(&self, hello: &Hello, ip: IpAddr) -> Result<Peer, String> {
+        let Instance { node, boot } = &hello.instance;
+        let is_believed = self.network.believes(node, ip);
+        let mut state = self.lock();
+        let running = state.running.as_mut().ok_or("the transport is closed")?;
+        let ours = &running.local;
+        if hello.cluster != ours.cluster {
+            return Err(format!(
+                "the cluster is {}, not {}",
+                ours.cluster, hello.cluster
+            ));
+        }
+        if !is_believed {
+            return Err(format!("{ip} is not the host of {node}"));
+        }
+        let expected = hello.expected.as_ref();
+        if let Some(expected) = expected.filter(|expected| **expected != ours.instance.node) {
+            return Err(format!("this is {}, not {expected}", ours.instance.node));
+        }
+        let newest = running.newest.entry(node.clone()).or_insert(*boot);
+        if boot < newest {
+            return Err(format!("a newer run of {node} was seen"));
+        }
+        if boot > newest {
+            *newest = *boot;
+            let is_older = |open: &&Open| open.instance.node == *node && open.instance.boot < *boot;
+            let replaced = state.streams.iter().filter(is_older);
+            for pipes in replaced.filter_map(|open| open.pipes.upgrade()) {
+                pipes.replace();
+            }
+        }
+        Ok(Peer {
+            instance: hello.instance.clone(),
+            addr: SocketAddr::new(ip, hello.port),
+        })
+    }
+
+    fn refuse(&self, peer: SocketAddr, reason: &str) {
+        self.lock().counters.refused += 1;
+        tracing::warn!(%peer, reason, "refused");
+    }
+
+    /// What arrives on the UDP port.
+    async fn receive_datagrams(self: Arc<Self>, udp: Arc<UdpSocket>) {
+        let mut buffer = vec![0; MAX_HELLO_BYTES + MAX_DATAGRAM_BYTES];
+        while let Ok((len, from)) = udp.recv_from(&mut buffer).await {
+            let mut content = &buffer[..len];
+            let Some(hello) = Hello::decode(&mut content) else {
+                self.lock().counters.malformed += 1;
+                continue;
+            };
+            match self.admit(&hello, from.ip()) {
+                Ok(from) => self.deliver_datagram(from, Bytes::copy_from_slice(content)),
+                Err(reason) => self.refuse(from, &reason),
+            }
+        }
+    }
+
+    fn deliver_datagram(&self, from: Peer, payload: Bytes) {
+        let mut state = self.lock();
+        let Some(running) = &state.running else {
+            return;
+        };
+        let incoming = Incoming::Datagram { from, payload };
+        if running.incoming.try_send(incoming).is_err() {
+            state.counters.datagrams_dropped += 1;
+        }
+    }
+
+    /// The node's end of a stream that the connection carries from now on.
+    fn carry(
+        &self,
+        connection: Connection,
+        instance: Instance,
+        first: Option<Bytes>,
+    ) -> Result<Stream, TransportError> {
+        let (pipes, node, inner) = pipes::new();
+        let environment = connection.environment.clone();
+        let mut state = self.lock();
+        let running = state.running.as_ref().ok_or(TransportError::Closed)?;
+        let farewell = running.farewell.clone();
+        let open = Open {
+            instance,
+            pipes: Arc::downgrade(&pipes),
+        };
+        state.streams.push(open);
+        let task = environment.spawn(pump(connection, inner, pipes, first, farewell));
+        state.enlist(task.abort_handle());
+        Ok(node)
+    }
+}
+
+impl State {
+    fn enlist(&mut self, task: AbortHandle) {
+        self.tasks.push(task);
+        if self.tasks.len() + self.streams.len() >= self.sweep_at {
+            self.tasks.retain(|task| !task.is_finished());
+            self.streams.retain(|open| open.pipes.strong_count() > 0);
+            self.sweep_at = FIRST_SWEEP.max(2 * (self.tasks.len() + self.streams.len()));
+        }
+    }
+
+    fn open_streams(&self) -> impl Iterator<Item = Arc<Pipes>> {
+        self.streams.iter().filter_map(|open| open.pipes.upgrade())
+    }
+
+    /// Breaks all streams and hears nothing more; the farewells are still to be said.
+    fn leave(&mut self) -> Option<Running> {
+        self.open_streams().for_each(|pipes| pipes.sever());
+        (self.udp, self.listener) = (None, None);
+        let running = self.running.take()?;
+        running.listening.iter().for_each(AbortHandle::abort);
+        Some(running)
+    }
+
+    /// Ends every task.
+    fn end(&mut self) {
+        self.leave();
+        self.tasks.drain(..).for_each(|task| task.abort());
+    }
+}
+
+impl Transport for SimTransport {
+    fn start(&self, local: LocalNode) -> Result<mpsc::Receiver<Incoming>, TransportError> {
+        let environment = Environment::current();
+        let (incoming, receiver) = mpsc::channel(INCOMING_QUEUE);
+        let (farewell, farewells) = mpsc::channel(1);
+        let mut state = self.0.lock();
+        let udp = state.udp.clone().ok_or(TransportError::Closed)?;
+        let listener = state.listener.take().ok_or(TransportError::Closed)?;
+        let receive = environment.spawn(self.0.clone().receive_datagrams(udp));
+        let accept = self.0.clone().accept(listener, environment.clone());
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the kernel's part: it is not paused with the node"
+        )]
+        let accept = tokio::spawn(accept);
+        state.running = Some(Running {
+            environment,
+            local,
+            incoming,
+            newest: BTreeMap::new(),
+            farewell,
+            farewells,
+            listening: vec![receive.abort_handle(), accept.abort_handle()],
+        });
+        Ok(receiver)
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+
+    fn send_datagram(&self, to: &PeerAddr, payload: Bytes) {
+        let hello = self.0.hello(to.node.clone());
+        let udp = self.0.lock().udp.clone();
+        let fits = payload.len() <= MAX_DATAGRAM_BYTES;
+        let (Ok(hello), Some(udp), true) = (hello, udp, fits) else {
+            self.0.lock().counters.datagrams_dropped += 1;
+            return;
+        };
+        let mut datagram = hello.encode();
+        datagram.extend_from_slice(&payload);
+        self.0.network.note(self.0.addr, to.addr, &datagram);
+        if self.0.network.loses() || udp.try_send_to(&datagram, to.addr).is_err() {
+            self.0.lock().counters.datagrams_dropped += 1;
+        }
+    }
+
+    fn open_stream<'a>(
+        &'a self,
+        to: &'a PeerAddr,
+    ) -> BoxFuture<'a, Result<(Peer, Stream), TransportError>> {
+        Box::pin(async move {
+            let environment = self.0.environment()?;
+            let connect = self.0.connect(to, &environment);
+            let connected = environment.timeout(CONNECT_TIMEOUT, connect).await;
+            let (peer, connection) = connected.unwrap_or_else(|| {
+                Err(TransportError::Unreachable {
+                    addr: to.addr,
+                    reason: "no answer in time".to_owned(),
+                })
+            })?;
+            let stream = self.0.carry(connection, peer.instance.clone(), None)?;
+            Ok((peer, stream))
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let left = self.0.lock().leave();
+            let Some(mut running) = left else { return };
+            drop(running.farewell);
+            let all_said = async { while running.farewells.recv().await.is_some() {} };
+            running
+                .environment
+                .timeout(FAREWELL_TIMEOUT, all_said)
+                .await;
+            self.0.lock().end();
+        })
+    }
+
+    fn abort(&self) {
+        let mut state = self.0.lock();
+        state.open_streams().for_each(|pipes| pipes.kill());
+        state.end();
+    }
+
+    fn counters(&self) -> TransportCounters {
+        self.0.lock().counters
+    }
+}
+
+impl Drop for SimTransport {
+    fn drop(&mut self) {
+        // What listens ends with this; streams say their farewells on their own.
+        self.0.lock().leave();
+    }
+}
