@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -131,9 +131,8 @@ impl Endpoint {
         });
         endpoint.tasks.spawn(endpoint.clone().accept());
         endpoint.tasks.spawn(endpoint.clone().keep_used_alive());
-        endpoint
-            .tasks
-            .spawn(endpoint.clone().dial_strays(stray_senders));
+        let strays = dial_strays(Arc::downgrade(&endpoint), stray_senders);
+        endpoint.tasks.spawn(strays);
         Ok((endpoint, receiver))
     }
 
@@ -217,6 +216,19 @@ impl Endpoint {
         drop(links);
     }
 
+    /// Where the connection comes from that is kept with a peer.
+    #[cfg(test)]
+    pub(crate) fn kept(&self, to: &PeerAddr) -> Option<Origin> {
+        let state = self.state();
+        let kept = state.connections.find(to);
+        kept.map(|link| link.origin)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn open_connections(&self) -> usize {
+        self.quic.open_connections()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,6 +254,10 @@ impl Endpoint {
         match link.send_datagram(payload) {
             Sent::Yes => true,
             Sent::Full => {
+                self.counters.add_dropped(1);
+                true
+            }
+            Sent::TooLarge if !link.may_send_as_stream() => {
                 self.counters.add_dropped(1);
                 true
             }
@@ -312,23 +328,22 @@ impl Endpoint {
         }
     }
 
-    /// Introduces itself to peers that send on connections of an earlier run.
-    async fn dial_strays(self: Arc<Self>, mut senders: mpsc::Receiver<SocketAddr>) {
-        while let Some(addr) = senders.recv().await {
-            let to = PeerAddr {
-                node: None,
-                addr: canonical(addr),
-            };
-            let start = {
-                let mut state = self.state();
-                // Connected since: then the peer has learnt of this run.
-                let known = state.connections.find(&to).is_some();
-                !known && matches!(state.dials.join(&to, self.monotonic()), Ok((_, true)))
-            };
-            if start {
-                debug!(%addr, "a peer sends on a connection that is not known here");
-                self.start_dial(to);
-            }
+    /// Introduces itself to a peer that sends on a connection of an earlier run.
+    fn dial_stray(self: &Arc<Self>, addr: SocketAddr) {
+        let to = PeerAddr {
+            node: None,
+            addr: canonical(addr),
+        };
+        let start = {
+            let now = self.monotonic();
+            let mut state = self.state();
+            // Connected since: then the peer has learnt of this run.
+            let known = state.connections.find(&to).is_some();
+            !known && matches!(state.dials.join(&to, now), Ok((_, true)))
+        };
+        if start {
+            debug!(%addr, "a peer sends on a connection that is not known here");
+            self.start_dial(to);
         }
     }
 
@@ -339,6 +354,7 @@ impl Endpoint {
             .connect_with(self.tls.client(), to.addr, &name)
             .map_err(|error| Failure::Unreachable(error.to_string()))?;
         let quic = connecting.await.map_err(|error| Failure::from(&error))?;
+        let unfinished = Unfinished(Some(&quic));
         let dial = self.dial_numbers.fetch_add(1, Ordering::Relaxed);
         let refused = |refusal: Refusal| refuse(&quic, refusal);
 
@@ -358,7 +374,9 @@ impl Endpoint {
             dialed_here: true,
             dial,
         };
-        self.admit(&quic, theirs.instance, origin).map_err(refused)
+        let link = self.admit(&quic, theirs.instance, origin).map_err(refused);
+        unfinished.finish();
+        link
     }
 
     // Accepting.
@@ -391,6 +409,7 @@ impl Endpoint {
     async fn answer(self: &Arc<Self>, incoming: quinn::Incoming) -> Result<(), Failure> {
         let connecting = incoming.accept().map_err(|error| Failure::from(&error))?;
         let quic = connecting.await.map_err(|error| Failure::from(&error))?;
+        let unfinished = Unfinished(Some(&quic));
         let refused = |refusal: Refusal| refuse(&quic, refusal);
 
         let (mut send, mut recv) = quic
@@ -411,6 +430,7 @@ impl Endpoint {
         // Only now: the hello tells the peer that it was admitted. If it is lost, so is the connection.
         let _ = send.write_all(&hello).await;
         let _ = send.finish();
+        unfinished.finish();
         Ok(())
     }
 
@@ -612,6 +632,16 @@ impl Endpoint {
     }
 }
 
+/// Holds no endpoint while it waits: what it waits for ends only with the endpoint.
+async fn dial_strays(endpoint: Weak<Endpoint>, mut senders: mpsc::Receiver<SocketAddr>) {
+    while let Some(addr) = senders.recv().await {
+        let Some(endpoint) = endpoint.upgrade() else {
+            return;
+        };
+        endpoint.dial_stray(addr);
+    }
+}
+
 async fn receive_streams(link: Arc<Link>, incoming: mpsc::Sender<Incoming>) {
     while let Ok((send, recv)) = link.quic.accept_bi().await {
         let arrived = Incoming::Stream {
@@ -620,6 +650,26 @@ async fn receive_streams(link: Arc<Link>, incoming: mpsc::Sender<Incoming>) {
         };
         if incoming.send(arrived).await.is_err() {
             return;
+        }
+    }
+}
+
+/// A connection whose introduction is under way. Dropped before its end, it tells the peer that it was given up; quinn's
+/// own closing frame would look as if the node had gone.
+struct Unfinished<'a>(Option<&'a Connection>);
+
+impl Unfinished<'_> {
+    fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(quic) = self.0 {
+            // Without effect if it was closed for another reason.
+            let code = VarInt::from_u32(refusal::GIVEN_UP);
+            quic.close(code, b"the introduction took too long");
         }
     }
 }

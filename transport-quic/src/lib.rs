@@ -28,6 +28,8 @@ mod endpoint;
 mod hello;
 mod link;
 mod names;
+#[cfg(test)]
+mod pair_tests;
 mod refusal;
 mod reset;
 mod runtime;

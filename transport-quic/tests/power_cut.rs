@@ -130,7 +130,7 @@ async fn a_close_frame_is_seen_and_counted_but_a_cut_sends_nothing_at_all() {
     soon(ours.send.write_all(b"x")).await.unwrap();
     let (from, mut theirs) = cut.stream().await;
     soon(theirs.recv.read_exact(&mut [0])).await.unwrap();
-    assert_ne!(relay.from_node(), 0);
+    assert_ne!(relay.packets(), 0);
     cut.transport.abort();
     // What was sent before the cut may still lie in the relay's queue.
     let before = relay.after_what_was_sent().await;
@@ -197,7 +197,7 @@ impl Relay {
         }
     }
 
-    fn from_node(&self) -> usize {
+    fn packets(&self) -> usize {
         self.from_node.load(Ordering::SeqCst)
     }
 
