@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use funk::ids::{Instance, PeerAddr};
 use funk::limits::MAX_DATAGRAM_BYTES;
+use funk::runtime::Environment;
 use funk::transport::{Incoming, LocalNode, Peer, Stream, TransportError};
 use quinn::{Connection, ConnectionError, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -130,7 +131,11 @@ impl Endpoint {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         });
         endpoint.tasks.spawn(endpoint.clone().accept());
-        endpoint.tasks.spawn(endpoint.clone().keep_used_alive());
+        let weak = Arc::downgrade(&endpoint);
+        let (environment, idle) = (endpoint.tasks.environment().clone(), endpoint.config.idle());
+        endpoint
+            .tasks
+            .spawn(keep_used_alive(weak, environment, idle / 3));
         let strays = dial_strays(Arc::downgrade(&endpoint), stray_senders);
         endpoint.tasks.spawn(strays);
         Ok((endpoint, receiver))
@@ -587,18 +592,14 @@ impl Endpoint {
         }
     }
 
-    /// Keeps connections alive on which streams are open but silent: an answer may take longer than the idle timeout.
-    async fn keep_used_alive(self: Arc<Self>) {
-        let environment = self.tasks.environment().clone();
-        while !self.is_closed() {
-            environment.sleep(self.config.idle() / 3).await;
-            let used: Vec<_> = {
-                let state = self.state();
-                let links = state.connections.iter();
-                links.filter(|link| link.in_use()).cloned().collect()
-            };
-            used.iter().for_each(|link| link.probe());
-        }
+    /// Makes the peers answer on all connections on which streams are open.
+    fn probe_used(&self) {
+        let used: Vec<_> = {
+            let state = self.state();
+            let links = state.connections.iter();
+            links.filter(|link| link.in_use()).cloned().collect()
+        };
+        used.iter().for_each(|link| link.probe());
     }
 
     /// Counts and logs why a connection did not come about.
@@ -639,6 +640,18 @@ async fn dial_strays(endpoint: Weak<Endpoint>, mut senders: mpsc::Receiver<Socke
             return;
         };
         endpoint.dial_stray(addr);
+    }
+}
+
+/// Keeps connections alive on which streams are open but silent: an answer may take longer than the idle timeout.
+/// Holds no endpoint while it waits, so that one that was dropped can go.
+async fn keep_used_alive(endpoint: Weak<Endpoint>, environment: Environment, period: Duration) {
+    loop {
+        environment.sleep(period).await;
+        let Some(endpoint) = endpoint.upgrade() else {
+            return;
+        };
+        endpoint.probe_used();
     }
 }
 
