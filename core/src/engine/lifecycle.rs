@@ -341,7 +341,12 @@ impl Engine {
         let owns = |map: &ShardMap| map.member(&self.config.instance.node).is_some();
         let empty = self.pending.is_none() && !owns(&self.committed) && self.serving.is_empty();
         let alone = |leading: &Leading| {
-            leading.is_ready() && self.raft.members.keys().all(|id| id.node == self.config.instance.node)
+            leading.is_ready()
+                && self
+                    .raft
+                    .members
+                    .keys()
+                    .all(|id| id.node == self.config.instance.node)
         };
         if empty && self.leading.as_ref().is_some_and(alone) {
             // Nobody is left who could dismiss it.

@@ -187,9 +187,7 @@ impl Replicated {
             return Change::Void(VoidReason::OtherTerm);
         }
         match self.pending.take() {
-            Some(pending)
-                if pending.map.index() == map || mutated(Mutant::CommitsAnyProposal) =>
-            {
+            Some(pending) if pending.map.index() == map || mutated(Mutant::CommitsAnyProposal) => {
                 self.committed = pending.map.clone();
                 Change::Committed { map: pending.map }
             }
