@@ -380,9 +380,7 @@ impl Engine {
             return;
         }
         let old_term = ping.term < self.newest_term && !mutated(Mutant::GrantOfOldTerm);
-        let other_run =
-            ping.boot != self.config.instance.boot && !mutated(Mutant::GrantOfAnotherRun);
-        let refused = old_term || other_run;
+        let refused = old_term || ping.boot != self.config.instance.boot;
         self.see_term(ping.term);
         let own_clock = |stamp: Time| stamp <= self.now;
         match ping.grant.filter(|grant| own_clock(grant.stamp)) {

@@ -300,6 +300,7 @@ impl World {
             } => {
                 if is_leader && self.leader_terms.insert(term) {
                     self.tally.add("leader changes");
+                    self.former_leader = self.newest_leader.replace(at);
                     trace!(self, "n{at} wins term {term}");
                 }
                 Input::Leadership(Leadership {

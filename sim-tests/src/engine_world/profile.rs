@@ -76,6 +76,11 @@ pub enum FaultKind {
     StepDown,
     /// A node leaves, and comes back as another store.
     Leave,
+    /// Leadership is handed on while the leader and one that follows it are cut off from the others: no election
+    /// timeout lies between the old leader's grants and the new leader.
+    Desert,
+    /// Leadership is handed on twice in a row; then the one in the middle is cut off.
+    Chairs,
 }
 
 /// How messages travel.
@@ -250,8 +255,8 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
     use FaultKind::*;
     let cuts = [Split, Isolate, Deaf, Mute, OneWay, Bridge];
     let all = [
-        Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay, Bridge, Loss, Delay,
-        StepDown, Leave,
+        Desert, Chairs, Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay,
+        Bridge, Loss, Delay, StepDown, Leave,
     ];
     let mut faults: Vec<(FaultKind, u32)> = match kind {
         Kind::Pauses => vec![
@@ -264,7 +269,7 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
         Kind::Partitions => cuts
             .iter()
             .map(|&fault| (fault, 2))
-            .chain([(Crash, 1), (Loss, 1)])
+            .chain([(Crash, 1), (Loss, 1), (Desert, 2)])
             .collect(),
         Kind::Snapshots => vec![
             (Isolate, 4),
