@@ -1,4 +1,8 @@
 //! Garbage from an authenticated peer: counted, dropped, and the cluster does not notice.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test outside the nodes, under a stepped clock"
+)]
 
 mod common;
 

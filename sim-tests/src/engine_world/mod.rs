@@ -182,7 +182,7 @@ impl World {
     /// A world in which all nodes are about to start.
     pub fn new(seed: u64, trace: bool) -> Self {
         let profile = Profile::new(seed);
-        let mut random = Random::new(seed ^ 0x5eed_0f_ea11);
+        let mut random = Random::new(seed ^ 0x005e_ed0f_ea11);
         let network = Network::new(profile.nodes, profile.net.clone(), random.fork(1));
         let mut world = Self {
             now: 0,

@@ -344,11 +344,11 @@ impl World {
             },
             Out::MembersChanged { done } => Input::MembersChanged { done },
         };
-        self.from_raft(at, input);
+        self.tell_engine(at, input);
     }
 
     /// Raft and engine run beside each other: the engine hears a little later, in order.
-    fn from_raft(&mut self, at: usize, input: Input) {
+    fn tell_engine(&mut self, at: usize, input: Input) {
         let lag = self.random.below(ns(self.profile.raft_lag) + 1);
         let now = self.now;
         let Some(process) = self.process(at) else {

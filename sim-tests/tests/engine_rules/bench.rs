@@ -21,7 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 pub(crate) const SHARDS: u32 = 12;
-const CLUSTER: ClusterId = ClusterId(7);
+pub(crate) const CLUSTER: ClusterId = ClusterId(7);
 
 pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -265,9 +265,8 @@ impl Bench {
     /// A drain that was held up ends.
     pub(crate) fn let_go(&mut self, at: usize) {
         self.seats[at].busy = false;
-        for (shard, epoch) in std::mem::take(&mut self.seats[at].closing) {
-            self.input(at, Input::Drained { shard, epoch });
-        }
+        let closing = std::mem::take(&mut self.seats[at].closing);
+        self.input(at, Input::Drained(closing.into_iter().collect()));
     }
 
     pub(crate) fn input(&mut self, at: usize, input: Input) {
@@ -301,12 +300,8 @@ impl Bench {
             Output::TransferLeadership(to) => seat.transfers.push(to),
             Output::Acquire(shards) => {
                 if !seat.slow {
-                    let acquired = |(shard, epoch)| Input::Acquired {
-                        shard,
-                        epoch,
-                        ok: true,
-                    };
-                    return shards.into_iter().map(acquired).collect();
+                    let failed = Vec::new();
+                    return vec![Input::Acquired { shards, failed }];
                 }
                 seat.acquiring.extend(shards);
             }
@@ -321,7 +316,7 @@ impl Bench {
                 seat.closing.extend(held);
                 return free
                     .into_iter()
-                    .map(|(shard, epoch)| Input::Drained { shard, epoch })
+                    .map(|pair| Input::Drained(vec![pair]))
                     .collect();
             }
             Output::Lease(lease) => seat.lease = lease,

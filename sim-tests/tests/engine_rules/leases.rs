@@ -38,6 +38,7 @@ fn ping(bench: &mut Bench, term: Term, boot: u64, stamp: Time, map: LogIndex) {
     };
     let grant = Some(Grant { stamp, map });
     let message = Message::Ping(Ping {
+        cluster: super::bench::CLUSTER,
         term,
         boot: BootId(boot),
         grant,

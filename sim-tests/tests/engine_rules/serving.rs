@@ -53,9 +53,8 @@ fn s1_what_a_void_proposal_took_comes_back_through_acquire() {
         bench.input(
             1,
             Input::Acquired {
-                shard,
-                epoch,
-                ok: true,
+                shards: vec![(shard, epoch)],
+                failed: Vec::new(),
             },
         );
     }
@@ -99,9 +98,8 @@ fn s3_what_was_taken_while_acquire_ran_is_not_opened() {
         bench.input(
             2,
             Input::Acquired {
-                shard,
-                epoch,
-                ok: true,
+                shards: vec![(shard, epoch)],
+                failed: Vec::new(),
             },
         );
     }
