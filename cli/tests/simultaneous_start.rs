@@ -1,5 +1,9 @@
 //! Nodes that are started at the same moment, each with its own QUIC endpoint, form one cluster: ten times each of
 //! three, five and nine.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test beside the nodes, not inside one"
+)]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
