@@ -24,6 +24,7 @@ pub struct NodeStatus {
     /// The node.
     pub node: NodeId,
     /// Its run.
+    #[serde(with = "boot_id")]
     pub boot: BootId,
     /// Where peers reach it.
     pub addr: SocketAddr,
@@ -55,6 +56,7 @@ pub struct MemberStatus {
     /// Its name.
     pub node: NodeId,
     /// Its latest run.
+    #[serde(with = "boot_id")]
     pub boot: BootId,
     /// Where it is reached.
     pub addr: SocketAddr,
@@ -69,6 +71,28 @@ pub struct MemberStatus {
     pub worker: Option<WorkerId>,
     /// How many shards this run owns by the map in force.
     pub shards: usize,
+}
+
+/// As text, as people see it elsewhere: numbers of 64 bits lose digits in JSON.
+mod boot_id {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::ids::BootId;
+
+    pub(super) fn serialize<S: Serializer>(id: &BootId, serializer: S) -> Result<S::Ok, S::Error> {
+        id.to_string().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BootId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match u64::from_str_radix(&text, 16) {
+            Ok(id) => Ok(BootId(id)),
+            Err(error) => Err(D::Error::custom(format!("boot id {text:?}: {error}"))),
+        }
+    }
 }
 
 /// As text, as people see it elsewhere: formats for people have no room for numbers of 128 bits.
