@@ -1,0 +1,68 @@
+//! Two processes under one name: never do both serve.
+
+use serde_json::Value;
+
+use crate::fleet::{Fleet, is, status};
+use crate::load::{Load, judge};
+use crate::place::Place;
+
+const NODES: usize = 3;
+/// The node whose name is used twice.
+const TWICE: usize = 1;
+/// How often both are asked, one after the other, while a load runs.
+const ASKED: usize = 30;
+/// Answers that the load must get meanwhile.
+const ANSWERS: usize = 100;
+
+/// Whether a node says that it would answer for a shard now.
+fn serves(status: &Value) -> bool {
+    let owned = status["shards"].as_array().into_iter().flatten();
+    let me = &status["name"];
+    is(&status["state"], "operational")
+        && owned
+            .filter(|shards| shards["node"] == *me)
+            .any(|shards| shards["shards"].as_u64().is_some_and(|shards| shards > 0))
+}
+
+#[test]
+fn of_two_under_one_name_one_serves() {
+    let place = Place::new("names");
+    let mut fleet = Fleet::new(&place, NODES, None);
+    fleet.start_all();
+    fleet.wait_whole();
+    let mut load = Load::start(&place, &fleet, None, 8);
+    load.wait_answers(1, "before the second process");
+    let (first, second) = (fleet.address(TWICE), place.address());
+    let intruder = fleet.spawn(fleet.name(TWICE), second, None);
+    // Who of the two served, as often as that changed: one of them each time, for they are asked one after the other.
+    let mut turns: Vec<usize> = Vec::new();
+    for _ in 0..ASKED {
+        for (which, address) in [first, second].into_iter().enumerate() {
+            let served = status(&place, address, None).is_some_and(|status| serves(&status));
+            if served && turns.last() != Some(&which) {
+                turns.push(which);
+            }
+        }
+    }
+    load.wait_answers(ANSWERS, "with two processes under one name");
+    let report = judge(&place, &fleet, None, load.finish());
+    println!("names: served by turns {turns:?}; {report}");
+    assert!(report.is_good(), "{report}\n{}", fleet.describe());
+    assert!(
+        (1..=2).contains(&turns.len()),
+        "both served, by turns {turns:?}\n{}\n{}",
+        fleet.describe(),
+        intruder.describe()
+    );
+    let said = |lines: Vec<String>| {
+        lines
+            .iter()
+            .any(|line| line.contains("two nodes run under the name"))
+    };
+    assert!(
+        said(intruder.stderr.lines()) || said(fleet.process(TWICE).stderr.lines()),
+        "neither says why\n{}\n{}",
+        fleet.describe(),
+        intruder.describe()
+    );
+}
