@@ -138,9 +138,12 @@ impl Drop for Place {
 pub(crate) struct SharedCounters(Mutex<BTreeMap<&'static str, u64>>);
 
 impl SharedCounters {
-    pub(crate) fn add(&self, name: &'static str) {
+    /// Counts one more; how often it happened now.
+    pub(crate) fn add(&self, name: &'static str) -> u64 {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(name).or_default() += 1;
+        let count = counts.entry(name).or_default();
+        *count += 1;
+        *count
     }
 
     pub(crate) fn set_all(&self, values: impl Iterator<Item = (&'static str, u64)>) {

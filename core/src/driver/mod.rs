@@ -54,6 +54,8 @@ struct Driver {
     stopping: Vec<oneshot::Sender<()>>,
     /// The engine says that the node may go.
     has_left: bool,
+    /// It goes because a newer run of its name is there.
+    is_superseded: bool,
     /// How far the lease clock was ahead of the monotonic clock at the last look.
     lead: Duration,
     members_changed: bool,
@@ -312,6 +314,10 @@ impl Driver {
             }
             Output::Event(event) => {
                 log(&self.node, &event);
+                if matches!(event, Event::Superseded { .. }) {
+                    self.is_superseded = true;
+                    self.node.lease.revoke();
+                }
                 // Whoever is told of a change finds it when it looks.
                 self.publish();
                 self.node.emit(event);
@@ -393,7 +399,7 @@ impl Driver {
     }
 
     async fn stop(mut self) {
-        if self.has_left {
+        if self.has_left && !self.is_superseded {
             // The goodbye is on its way; a connection that closes at once would take it along.
             self.node
                 .environment
@@ -448,6 +454,15 @@ fn log(node: &Node, event: &Event) {
             "another cluster of the same name was met and refused: two were formed where one was meant; stop the \
              nodes of one of them and start them anew with the seeds of the other"
         ),
+        Event::Superseded { by } => {
+            let by = by.map_or_else(|| "run".to_owned(), |by| format!("run {by}"));
+            tracing::error!(
+                node = %node.instance,
+                "a newer {by} of node `{}` is in the cluster: this one stops; give each process a node name of its own \
+                 (if there is no other process, this machine's clock went back: set it right and start again)",
+                node.instance.node
+            );
+        }
         Event::NodeFailed(other) => tracing::warn!(node = %node.instance, %other, "a node failed"),
         Event::AcquireFailed { shard, epoch } => {
             tracing::warn!(node = %node.instance, %shard, %epoch, "a shard could not be acquired");

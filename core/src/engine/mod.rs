@@ -42,8 +42,8 @@ pub use membership::Tags;
 pub use message::Message;
 
 use crate::ids::{
-    ClusterId, ClusterName, Epoch, Instance, LogIndex, MemberKind, NodeId, PeerAddr, ShardId,
-    StoreId, Term,
+    BootId, ClusterId, ClusterName, Epoch, Instance, LogIndex, MemberKind, NodeId, PeerAddr,
+    ShardId, StoreId, Term,
 };
 use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
@@ -328,6 +328,7 @@ impl Engine {
             Input::Initialised { cluster, only_own } => self.handle_initialised(cluster, only_own),
             Input::StoreReplaced(store) => self.handle_store_replaced(store),
             Input::Observed { leader, map } => self.handle_observed(leader, map),
+            Input::Superseded { by } => self.handle_superseded(by),
             Input::Leave => self.handle_leave(),
             Input::StepDown => self.hand_leadership_on(),
             Input::Stop => self.handle_stop(),

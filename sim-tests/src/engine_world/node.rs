@@ -467,6 +467,7 @@ impl World {
         let instance = process.instance.clone();
         let from = Peer {
             instance,
+            kind: funk::transport::PeerKind::Node,
             addr: self.nodes[at].addr,
         };
         self.send(at, target, Parcel::Engine(from, message));

@@ -7,6 +7,7 @@ use foca::State;
 fn peer(identity: &Identity) -> Peer {
     Peer {
         instance: identity.instance(),
+        kind: crate::transport::PeerKind::Node,
         addr: identity.profile.addr,
     }
 }

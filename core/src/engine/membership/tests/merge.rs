@@ -18,6 +18,7 @@ fn tell(machine: &mut Membership, news: &[SwimMember<Identity>]) {
     };
     let from = Peer {
         instance: teller.instance(),
+        kind: crate::transport::PeerKind::Node,
         addr: teller.profile.addr,
     };
     let packet = machine.digest.encode(&Packet::Swim(Box::new(message)));
