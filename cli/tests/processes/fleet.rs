@@ -180,13 +180,12 @@ impl<'a> Fleet<'a> {
         })
     }
 
-    /// Waits until all nodes are alive, voters, and operational, in one cluster, as each of them sees it; answers with
-    /// the cluster's id.
+    /// Waits until all nodes vote, are operational, and see all others alive, in one cluster; answers with its id.
     pub(crate) fn wait_whole(&self) -> String {
         let ids: Vec<_> = (0..self.len())
             .map(|node| {
                 self.wait_operational(node);
-                self.wait_status(node, "all are voters and alive", |status| {
+                self.wait_status(node, "it votes and sees all alive", |status| {
                     self.whole(status)
                 })
             })
@@ -201,22 +200,21 @@ impl<'a> Fleet<'a> {
 
     fn whole(&self, status: &Value) -> Option<String> {
         let members = status["members"].as_array()?;
-        let voting = members
+        let alive = members
             .iter()
-            .filter(|member| is(&member["liveness"], "alive") && is(&member["role"], "voter"))
+            .filter(|member| is(&member["state"], "alive"))
             .filter(|member| {
                 self.nodes
                     .iter()
-                    .any(|node| member["name"] == node.name.as_str())
+                    .any(|node| member["node"] == node.name.as_str())
             })
             .count();
-        let whole = voting == self.len() && is(&status["state"], "operational");
-        let id = &status["cluster_id"];
-        let id = id
+        let votes = is(&status["role"], "leader") || is(&status["role"], "follower");
+        let whole = alive == self.len() && votes && is(&status["state"], "operational");
+        status["cluster_id"]
             .as_str()
+            .filter(|_| whole)
             .map(str::to_owned)
-            .or_else(|| Some(id.as_u64()?.to_string()));
-        id.filter(|_| whole)
     }
 
     /// What all of them printed last.
