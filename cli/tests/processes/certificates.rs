@@ -95,7 +95,7 @@ fn strangers_are_refused_and_both_sides_say_why() {
     let mut fleet = Fleet::new(&place, NODES, Some(tls.clone()));
     fleet.start_all();
     fleet.wait_whole();
-    let mut load = Load::start(&place, &fleet, Some(&tls), 5);
+    let mut load = Load::start(&place, &fleet, Some(&tls));
     load.wait_answers(1, "before the first stranger");
 
     let other = authority(&place, "other", &[STRANGER]);
@@ -120,7 +120,7 @@ fn strangers_are_refused_and_both_sides_say_why() {
         "{said}"
     );
 
-    let report = judge(&place, &fleet, Some(&tls), load.finish());
+    let report = judge(&place, &fleet, Some(&tls), load.stop());
     let id = fleet.wait_whole();
     for node in 0..NODES {
         let known = fleet.status(node).unwrap_or_default()["members"].to_string();

@@ -73,7 +73,7 @@ fn killed_stopped_and_restarted_under_load_nothing_is_lost_twice_or_stale() {
     fleet.start_all();
     fleet.wait_whole();
     let begin = Instant::now();
-    let load = Load::start(&place, &fleet, None, 60);
+    let load = Load::start(&place, &fleet, None);
     let mut scene = Scene { fleet, load };
     scene.going_on("before the first fault");
     scene.kill_leader();
@@ -85,7 +85,7 @@ fn killed_stopped_and_restarted_under_load_nothing_is_lost_twice_or_stale() {
     scene.restart_all();
     let took = begin.elapsed();
     let Scene { fleet, load } = scene;
-    let report = judge(&place, &fleet, None, load.finish());
+    let report = judge(&place, &fleet, None, load.stop());
     println!("faults: {took:?}; {report}");
     assert!(report.is_good(), "{report}\n{}", fleet.describe());
 }

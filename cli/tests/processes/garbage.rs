@@ -33,7 +33,7 @@ fn a_flood_of_garbage_costs_no_call() {
     fleet.start_all();
     fleet.wait_whole();
     let targets: Vec<_> = (0..NODES).map(|node| fleet.address(node)).collect();
-    let mut load = Load::start(&place, &fleet, None, 8);
+    let mut load = Load::start(&place, &fleet, None);
     load.wait_answers(1, "before the flood");
     let over = AtomicBool::new(false);
     let sent = std::thread::scope(|scope| {
@@ -44,7 +44,7 @@ fn a_flood_of_garbage_costs_no_call() {
         over.store(true, Ordering::Relaxed);
         flood.join().expect("sending to loopback does not panic")
     });
-    let report = judge(&place, &fleet, None, load.finish());
+    let report = judge(&place, &fleet, None, load.stop());
     println!("garbage: {sent} packets; {report}");
     assert!(sent > BURST, "{sent}");
     assert!(report.is_good(), "{report}\n{}", fleet.describe());

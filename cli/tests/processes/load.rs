@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use funk_history::calls::Call;
 use funk_history::report::{BUDGET, Report};
+use rustix::process::Signal;
 
 use crate::arguments;
 use crate::fleet::Fleet;
@@ -17,7 +18,9 @@ const KEYS: u32 = 8;
 const RATE: u32 = 100;
 const CONCURRENCY: u32 = 8;
 /// A call that has no answer after this has failed.
-const DEADLINE: &str = "10s";
+const DEADLINE_SECONDS: u32 = 10;
+/// A load that nobody stops ends after this.
+const LONGEST_SECONDS: u32 = 300;
 
 /// A running `funk call`.
 pub(crate) struct Load {
@@ -26,19 +29,14 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Idempotent increments and gets on all nodes, for so many seconds.
-    pub(crate) fn start(
-        place: &Place,
-        fleet: &Fleet<'_>,
-        tls: Option<&PathBuf>,
-        seconds: u32,
-    ) -> Self {
+    /// Idempotent increments and gets on all nodes, until it is stopped.
+    pub(crate) fn start(place: &Place, fleet: &Fleet<'_>, tls: Option<&PathBuf>) -> Self {
         let mut arguments = arguments![
             "call",
             "--connect",
             fleet.addresses(),
             "--seconds",
-            seconds,
+            LONGEST_SECONDS,
             "--rate",
             RATE,
             "--concurrency",
@@ -46,9 +44,12 @@ impl Load {
             "--keys",
             KEYS,
             "--deadline",
-            DEADLINE,
+            DEADLINE_SECONDS,
+            "--get",
+            "--increment",
             "--idempotent",
             "--json",
+            "counter",
         ];
         if let Some(tls) = tls {
             arguments.extend(arguments!["--tls", tls.display()]);
@@ -74,13 +75,14 @@ impl Load {
         self.seen = self.process.stdout.count();
     }
 
-    /// Waits until the load is over; answers with its calls.
-    pub(crate) fn finish(mut self) -> Vec<Call> {
-        self.process.wait();
-        self.calls()
+    /// Begins no more calls, and waits for those that are under way; answers with all of them.
+    pub(crate) fn stop(self) -> Vec<Call> {
+        self.process.signal(Signal::TERM);
+        self.finish()
     }
 
-    fn calls(&self) -> Vec<Call> {
+    fn finish(mut self) -> Vec<Call> {
+        self.process.wait();
         let stdout = &self.process.stdout;
         match parse(&stdout.lines(), stdout.file()) {
             Ok(recording) => recording.calls,
@@ -105,7 +107,7 @@ pub(crate) fn judge(
             "--get",
             key,
             "--deadline",
-            DEADLINE,
+            DEADLINE_SECONDS,
             "--json"
         ];
         if let Some(tls) = tls {

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use crate::fleet::{Fleet, is, status};
+use crate::fleet::{Fleet, status};
 use crate::load::{Load, judge};
 use crate::place::Place;
+use crate::process::Process;
 
 const NODES: usize = 3;
 /// The node whose name is used twice.
@@ -31,23 +32,26 @@ fn of_two_under_one_name_one_serves() {
     let mut fleet = Fleet::new(&place, NODES, None);
     fleet.start_all();
     fleet.wait_whole();
-    let mut load = Load::start(&place, &fleet, None, 8);
+    let mut load = Load::start(&place, &fleet, None);
     load.wait_answers(1, "before the second process");
     let (first, second) = (fleet.address(TWICE), place.address());
     let intruder = fleet.spawn(fleet.name(TWICE), second, None);
+    let processes = [fleet.process(TWICE), &intruder];
     // Who of the two served, as often as that changed: one of them each time, for they are asked one after the other.
     let mut turns: Vec<usize> = Vec::new();
     for _ in 0..ASKED {
         for (which, address) in [first, second].into_iter().enumerate() {
-            let served = status(&place, address, None).is_some_and(|status| serves(&status));
+            let served = processes[which].is_running()
+                && status(&place, address, None).is_some_and(|status| serves(&status));
             if served && turns.last() != Some(&which) {
                 turns.push(which);
             }
         }
     }
+    let running = processes.map(Process::is_running);
     load.wait_answers(ANSWERS, "with two processes under one name");
-    let report = judge(&place, &fleet, None, load.finish());
-    println!("names: served by turns {turns:?}; {report}");
+    let report = judge(&place, &fleet, None, load.stop());
+    println!("names: running {running:?}, served by turns {turns:?}; {report}");
     assert!(report.is_good(), "{report}\n{}", fleet.describe());
     assert!(
         (1..=2).contains(&turns.len()),

@@ -66,6 +66,11 @@ impl Process {
             .unwrap_or_else(|error| panic!("{} cannot be sent {signal:?}: {error}", self.name));
     }
 
+    /// Whether it still holds on to its output.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.stdout.wait_closed(Duration::ZERO)
+    }
+
     /// SIGKILL; returns when the process is gone.
     pub(crate) fn kill(mut self) {
         self.end();
