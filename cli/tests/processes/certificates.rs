@@ -23,8 +23,8 @@ const STRANGER: &str = "n9";
 /// The name of the client, unless it is told another.
 const CLIENT: &str = "cli";
 
-fn funk_ca(place: &Place, arguments: &[String]) {
-    let mut process = Process::start(place, "ca", arguments);
+fn funk_ca(place: &Place, arguments: Vec<String>) {
+    let mut process = Process::start(place, "ca", &arguments);
     assert!(process.wait().success(), "{}", process.describe());
 }
 
@@ -32,11 +32,11 @@ fn funk_ca(place: &Place, arguments: &[String]) {
 fn authority(place: &Place, folder: &str, nodes: &[&str]) -> PathBuf {
     let folder = place.folder().join(folder);
     let shown = folder.display();
-    funk_ca(place, &arguments!["ca", "init", shown]);
+    funk_ca(place, arguments!["ca", "init", shown]);
     for node in nodes {
-        funk_ca(place, &arguments!["ca", "issue", shown, node]);
+        funk_ca(place, arguments!["ca", "issue", shown, node]);
     }
-    funk_ca(place, &arguments!["ca", "issue", shown, CLIENT, "--client"]);
+    funk_ca(place, arguments!["ca", "issue", shown, CLIENT, "--client"]);
     folder
 }
 
