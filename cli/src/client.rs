@@ -67,9 +67,10 @@ impl ClientArgs {
     /// What went wrong, with what to do about it.
     pub(crate) fn explain(&self, error: &CallError) -> String {
         match error {
-            CallError::Unreachable(_) => format!(
-                "{error}; is a node running there (`funk node --listen ADDR`), in cluster `{}` (--cluster), and with \
-                 certificates of the same authority (--tls)?",
+            // Who refused has said why, and what to do.
+            CallError::Unreachable(reason) if !reason.contains("refused") => format!(
+                "{error}; is a node running there (`funk node --listen ADDR`), in cluster `{}`, and reachable from \
+                 here?",
                 self.cluster
             ),
             error => error.to_string(),

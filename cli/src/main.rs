@@ -15,7 +15,7 @@ mod failure;
 mod node;
 mod status;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -27,7 +27,8 @@ use failure::{BAD_ARGUMENTS, Failure, finish};
 const LOG_VARIABLE: &str = "FUNK_LOG";
 /// Without a filter: only what means that something is broken.
 const LOG_DEFAULT: &str = "error";
-const LOG_DEFAULT_OF_NODES: &str = "warn";
+/// What a node refuses and why; openraft also warns of each heartbeat that a dead node does not answer.
+const LOG_DEFAULT_OF_NODES: &str = "warn,openraft=error";
 /// Exit status after Ctrl-C, by convention.
 const INTERRUPTED: u8 = 130;
 
@@ -56,7 +57,6 @@ enum Command {
 fn main() -> ExitCode {
     let Program { command } = Program::parse();
     let log_default = match command {
-        // What a node refuses, and why, belongs into its log.
         Command::Node(_) => LOG_DEFAULT_OF_NODES,
         _ => LOG_DEFAULT,
     };
@@ -67,6 +67,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -62,8 +62,7 @@ pub struct MemberStatus {
     pub addr: SocketAddr,
     /// What part it was started for.
     pub kind: MemberKind,
-    /// What part it takes, where that is known: `Leader` for the leader, `NonMember` for those without a log,
-    /// the answering node's own for itself, otherwise `Unknown`.
+    /// What part it takes by the raft configuration that the answering node has.
     pub role: Role,
     /// Whether it is there.
     pub state: MemberState,
@@ -141,8 +140,12 @@ pub(crate) fn of(node: &Node) -> NodeStatus {
             Role::Leader
         } else if member.kind == MemberKind::NonMember {
             Role::NonMember
-        } else {
+        } else if status.voters.contains(name) {
+            Role::Follower
+        } else if status.voters.is_empty() {
             Role::Unknown
+        } else {
+            Role::NonVoter
         };
         MemberStatus {
             node: name.clone(),
