@@ -24,7 +24,7 @@ use tokio::io::AsyncWriteExt;
 pub const MAX_ADDRESSES: usize = 64;
 /// Shortest and longest time in which an attempt must come to something before another node is asked. What may
 /// have been executed waits longer, unless it is idempotent.
-const SLICE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+const SLICE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(500));
 /// The serving node is given this part of an attempt's time, so that its "not executed" still arrives in time.
 const SERVER_PART: f64 = 0.9;
 /// Pause after all nodes were asked in vain; doubles up to the longest.

@@ -1,6 +1,6 @@
 //! One node's shared state: written by the driver, read by handles, guards and calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -106,6 +106,7 @@ pub(crate) struct Status {
     pub(crate) term: Term,
     pub(crate) cluster: Option<ClusterId>,
     pub(crate) members: Arc<BTreeMap<NodeId, Member>>,
+    pub(crate) voters: BTreeSet<NodeId>,
     pub(crate) tags: Arc<Tags>,
 }
 

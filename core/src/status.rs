@@ -24,6 +24,7 @@ pub struct NodeStatus {
     /// The node.
     pub node: NodeId,
     /// Its run.
+    #[serde(with = "boot_id")]
     pub boot: BootId,
     /// Where peers reach it.
     pub addr: SocketAddr,
@@ -55,13 +56,13 @@ pub struct MemberStatus {
     /// Its name.
     pub node: NodeId,
     /// Its latest run.
+    #[serde(with = "boot_id")]
     pub boot: BootId,
     /// Where it is reached.
     pub addr: SocketAddr,
     /// What part it was started for.
     pub kind: MemberKind,
-    /// What part it takes, where that is known: `Leader` for the leader, `NonMember` for those without a log,
-    /// the answering node's own for itself, otherwise `Unknown`.
+    /// What part it takes by the raft configuration that the answering node has.
     pub role: Role,
     /// Whether it is there.
     pub state: MemberState,
@@ -69,6 +70,28 @@ pub struct MemberStatus {
     pub worker: Option<WorkerId>,
     /// How many shards this run owns by the map in force.
     pub shards: usize,
+}
+
+/// As text, as people see it elsewhere: numbers of 64 bits lose digits in JSON.
+mod boot_id {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::ids::BootId;
+
+    pub(super) fn serialize<S: Serializer>(id: &BootId, serializer: S) -> Result<S::Ok, S::Error> {
+        id.to_string().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BootId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match u64::from_str_radix(&text, 16) {
+            Ok(id) => Ok(BootId(id)),
+            Err(error) => Err(D::Error::custom(format!("boot id {text:?}: {error}"))),
+        }
+    }
 }
 
 /// As text, as people see it elsewhere: formats for people have no room for numbers of 128 bits.
@@ -117,8 +140,12 @@ pub(crate) fn of(node: &Node) -> NodeStatus {
             Role::Leader
         } else if member.kind == MemberKind::NonMember {
             Role::NonMember
-        } else {
+        } else if status.voters.contains(name) {
+            Role::Follower
+        } else if status.voters.is_empty() {
             Role::Unknown
+        } else {
+            Role::NonVoter
         };
         MemberStatus {
             node: name.clone(),

@@ -597,7 +597,10 @@ impl Endpoint {
             let used: Vec<_> = {
                 let state = self.state();
                 let links = state.connections.iter().chain(&state.clients);
-                links.filter(|link| link.in_use()).cloned().collect()
+                // A client's next request should not have to find out that its connection is gone.
+                let is_client = self.local.kind == PeerKind::Client;
+                let wanted = links.filter(|link| is_client || link.in_use());
+                wanted.cloned().collect()
             };
             used.iter().for_each(|link| link.probe());
         }

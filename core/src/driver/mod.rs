@@ -95,7 +95,13 @@ impl Driver {
                     break;
                 }
                 Wake::Command(command) => self.obey(command),
-                Wake::Input(input) => self.handle(input),
+                Wake::Input(input) => {
+                    let concerns_voters = matches!(input, Input::RaftMembers(_));
+                    self.handle(input);
+                    if concerns_voters && self.engine.voters() != self.node.status.load().voters {
+                        self.members_changed = true;
+                    }
+                }
                 Wake::Datagram(from, bytes) => match decode_datagram(&bytes) {
                     Ok(message) => self.handle(Input::Message { from, message }),
                     Err(error) => {
@@ -393,6 +399,7 @@ impl Driver {
             term: self.engine.term(),
             cluster: self.engine.cluster(),
             members,
+            voters: self.engine.voters(),
             tags,
         }));
         self.node.counters.set_all(self.engine.counters().iter());

@@ -11,7 +11,7 @@
 //!
 //! This module is public for simulators and fuzzers. It is not covered by semantic versioning.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -231,6 +231,12 @@ impl Engine {
     /// The cluster that the node belongs to or has promised itself to.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster
+    }
+
+    /// Who votes, by the raft configuration that this node has; during a change all of both sets.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        let voters = self.raft.voters.iter().flatten();
+        voters.map(|id| id.node.clone()).collect()
     }
 
     /// The newest raft term that the node has seen.
