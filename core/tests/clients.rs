@@ -1,4 +1,8 @@
 //! Clients, which are no members: who serves them, what they may not do, and what becomes of their calls.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test outside the nodes, under a stepped clock"
+)]
 
 mod common;
 

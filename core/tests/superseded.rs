@@ -1,4 +1,8 @@
 //! Two processes with one name: the newer run stands, the older one notices, stops serving and ends.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test outside the nodes, under a stepped clock"
+)]
 
 mod common;
 
