@@ -295,7 +295,7 @@ impl Shared {
                 self.environment.sleep(pause.min(time_left)).await;
                 pause = (pause * 2).min(PAUSE_MAX);
                 // Perhaps everything is only slow.
-                slice *= 2;
+                slice = slice.saturating_mul(2).min(request.deadline);
             }
         }
         let reasons: Vec<_> = obstacles.into_values().map(|(reason, _)| reason).collect();
