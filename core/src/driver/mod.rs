@@ -54,6 +54,8 @@ struct Driver {
     stopping: Vec<oneshot::Sender<()>>,
     /// The engine says that the node may go.
     has_left: bool,
+    /// The engine wants to begin with an empty log.
+    abandons_log: bool,
     /// How far the lease clock was ahead of the monotonic clock at the last look.
     lead: Duration,
     members_changed: bool,
@@ -112,9 +114,14 @@ impl Driver {
                 Wake::Timer => {
                     self.hooks.handle_timeout(&self.node);
                     self.handle(Input::Tick);
+                    self.node.counters.set_all(self.engine.counters().iter());
                 }
             }
             self.carry_out().await;
+            if std::mem::take(&mut self.abandons_log) {
+                self.abandon_log(&mut sources.facts).await;
+                self.carry_out().await;
+            }
             if self.has_left || self.raft_has_failed() {
                 break;
             }
@@ -267,7 +274,7 @@ impl Driver {
                     raft.device.accept(cluster);
                 }
             }
-            Output::AbandonLog => self.abandon_log().await,
+            Output::AbandonLog => self.abandons_log = true,
             Output::Propose { term, message } => {
                 if let Some(raft) = &self.raft {
                     raft.device.propose(term, message);
@@ -338,12 +345,18 @@ impl Driver {
         table
     }
 
-    async fn abandon_log(&mut self) {
+    /// Begins with an empty log, unless a leader's entries have just arrived: then the engine is about to hear of them.
+    async fn abandon_log(&mut self, facts: &mut mpsc::UnboundedReceiver<Input>) {
         let Some(raft) = &mut self.raft else { return };
-        match raft.begin_anew().await {
+        if raft.holds_entries() {
+            return;
+        }
+        match raft.begin_anew(facts).await {
             Ok(store) => {
                 self.node.raft.store(Some(Arc::new(raft.device.clone())));
-                self.handle(Input::StoreReplaced(store));
+                if let Some(store) = store {
+                    self.handle(Input::StoreReplaced(store));
+                }
             }
             Err(error) => {
                 tracing::error!(node = %self.node.instance, %error, "cannot begin with an empty log");
@@ -389,7 +402,6 @@ impl Driver {
             members,
             tags,
         }));
-        self.node.counters.set_all(self.engine.counters().iter());
     }
 
     async fn stop(mut self) {

@@ -136,6 +136,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         leaving: Vec::new(),
         stopping: Vec::new(),
         has_left: false,
+        abandons_log: false,
         lead: environment
             .now()
             .since(crate::time::Time::default() + environment.monotonic()),
@@ -164,11 +165,32 @@ pub(super) struct RaftMember {
 }
 
 impl RaftMember {
-    /// Stops the raft member, throws its log and state away and starts another one with an empty store.
-    pub(super) async fn begin_anew(&mut self) -> Result<StoreId, RaftStartError> {
+    /// Whether the log holds more than this node's own initialisation.
+    pub(super) fn holds_entries(&self) -> bool {
+        let found = self.device.found();
+        matches!(
+            found,
+            Some(Input::Initialised {
+                only_own: false,
+                ..
+            })
+        )
+    }
+
+    /// Stops the raft member, throws its log and state away and starts another one with an empty store, whose id is
+    /// returned. What the old one had to say is forgotten. If a leader's entries arrived at the last moment, the log
+    /// is kept, and `None` returned.
+    pub(super) async fn begin_anew(
+        &mut self,
+        facts: &mut mpsc::UnboundedReceiver<Input>,
+    ) -> Result<Option<StoreId>, RaftStartError> {
         self.device.shutdown().await;
-        self.storage.clear();
+        let keep = self.holds_entries();
         self.state.reset();
+        if !keep {
+            while facts.try_recv().is_ok() {}
+            self.storage.clear();
+        }
         let (store, stores) = self.storage.open(&self.environment);
         self.config.store = store;
         self.device = RaftDevice::start(
@@ -179,7 +201,7 @@ impl RaftMember {
             self.facts.clone(),
         )
         .await?;
-        Ok(store)
+        Ok((!keep).then_some(store))
     }
 }
 

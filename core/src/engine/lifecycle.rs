@@ -205,6 +205,8 @@ impl Engine {
         if only_own {
             self.log = Some(LogState::OnlyOwnInitialisation);
         } else {
+            // A leader was faster than the wish to begin anew.
+            self.abandoning = false;
             self.establish();
         }
     }
