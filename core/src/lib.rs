@@ -1,6 +1,6 @@
 //! Turns any service into a cluster.
 //!
-//! A program embeds this crate, gives it a [transport](transport) and a way to find peers, and gets: who is in the
+//! A program embeds this crate, gives it a [transport] and a way to find peers, and gets: who is in the
 //! cluster, who leads, which node owns which shard, a proof that no two nodes own the same shard at once (with a
 //! fencing token for stores that others write too), and requests delivered to the owner, through crashes, partitions
 //! and rolling restarts.

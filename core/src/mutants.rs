@@ -40,8 +40,6 @@ mutants! {
     CommitsAnyProposal = "commits-any-proposal",
     /// A grant counts before its map is applied (rule L1).
     GrantCountsAtOnce = "grant-counts-at-once",
-    /// A grant to an earlier run of the node is accepted (rule L1).
-    GrantOfAnotherRun = "grant-of-another-run",
     /// A grant of an older term is accepted (rule L1).
     GrantOfOldTerm = "grant-of-old-term",
     /// A new leader keeps what it was granted, in full length (rule L1).

@@ -60,32 +60,44 @@ pub(crate) async fn propose(
     let Ok(_permit) = node.proposals.try_acquire() else {
         return Err(ProposeError::Overloaded);
     };
+    let mut may_be_appended = false;
+    let attempts = keep_trying(node, guard, &bytes, &mut may_be_appended);
+    let result = node.environment.timeout(PROPOSE_DEADLINE, attempts).await;
+    result.unwrap_or_else(|| {
+        Err(if may_be_appended {
+            ProposeError::Ambiguous(format!("no word of it within {PROPOSE_DEADLINE:?}"))
+        } else {
+            ProposeError::NoLeader(PROPOSE_DEADLINE)
+        })
+    })
+}
+
+async fn keep_trying(
+    node: &Arc<Node>,
+    guard: Option<(ShardId, Epoch)>,
+    bytes: &Bytes,
+    may_be_appended: &mut bool,
+) -> Result<Proposed, ProposeError> {
     let mut changes = node.changes.subscribe();
-    let deadline = node.environment.now() + PROPOSE_DEADLINE;
     loop {
         if node.is_stopped() {
             return Err(ProposeError::Stopped);
         }
         changes.mark_unchanged();
-        let time_left = deadline.since(node.environment.now());
-        if time_left.is_zero() {
-            return Err(ProposeError::NoLeader(PROPOSE_DEADLINE));
-        }
-        let leader = node.routes.load().leader.clone();
-        let attempt = match leader {
-            None => Attempt::Again,
-            Some(leader) if leader == node.instance.node => {
+        let routes = node.routes.load_full();
+        *may_be_appended = true;
+        let attempt = match &routes.leader {
+            Some(leader) if *leader == node.instance.node => {
                 let result = append(node, guard, bytes.clone()).await;
                 conclude(node, result, "this node").await
             }
-            Some(leader) => {
-                let Some(peer) = node.routes.load().addrs.get(&leader).cloned() else {
-                    pause(node, &mut changes).await;
-                    continue;
-                };
-                remotely(node, &leader, &peer, guard, &bytes, time_left).await
-            }
+            Some(leader) => match routes.addrs.get(leader) {
+                Some(peer) => remotely(node, leader, peer, guard, bytes).await,
+                None => Attempt::Again,
+            },
+            None => Attempt::Again,
         };
+        *may_be_appended = false;
         match attempt {
             Attempt::Done(result) => return result,
             Attempt::Again => pause(node, &mut changes).await,
@@ -103,7 +115,6 @@ async fn remotely(
     peer: &PeerAddr,
     guard: Option<(ShardId, Epoch)>,
     bytes: &Bytes,
-    time_left: Duration,
 ) -> Attempt {
     let request = ProposeRequest {
         guard,
@@ -117,7 +128,7 @@ async fn remotely(
         StreamKind::Propose,
         request,
         MAX_FRAME_BYTES,
-        time_left,
+        PROPOSE_DEADLINE,
     );
     let result = tokio::select! {
         biased;
@@ -193,7 +204,9 @@ pub(crate) async fn serve(node: &Arc<Node>, request: &[u8]) -> Option<Bytes> {
     let response = if request.bytes.len() > MAX_APP_ENTRY_BYTES {
         return None;
     } else if let Ok(_permit) = node.proposals.try_acquire() {
-        append(node, request.guard, request.bytes).await
+        let append = append(node, request.guard, request.bytes);
+        let appended = node.environment.timeout(PROPOSE_DEADLINE, append).await;
+        appended.unwrap_or_else(|| ProposeResponse::Unknown("no quorum in time".to_owned()))
     } else {
         ProposeResponse::Overloaded
     };

@@ -1,4 +1,8 @@
 //! Whole nodes on the in-memory network: forming, calling, failing, leaving.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test outside the nodes, under a stepped clock"
+)]
 
 mod common;
 

@@ -1,4 +1,8 @@
 //! What happens to requests, guards and hooks when shards move, leases lapse and services misbehave.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test outside the nodes, under a stepped clock"
+)]
 
 mod common;
 

@@ -1,4 +1,8 @@
 //! However nodes are started, one cluster forms; and two that exist never become one.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test outside the nodes, under a stepped clock"
+)]
 
 mod common;
 

@@ -13,7 +13,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Bytes of all streams of a connection that may wait to be acknowledged.
 const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// Messages that travel as unidirectional streams at the same time: datagrams that do not fit a packet are rare.
-const MAX_MESSAGE_STREAMS: u32 = 64;
+pub(crate) const MAX_MESSAGE_STREAMS: u32 = 64;
 /// Datagrams not yet read: older ones are worth less than newer ones, so few are kept.
 const DATAGRAM_RECEIVE_BYTES: usize = 256 << 10;
 /// Datagrams not yet sent.

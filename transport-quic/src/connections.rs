@@ -229,7 +229,7 @@ fn prefers<C: Connection>(local: &NodeId, first: &Arc<C>, second: &Arc<C>) -> bo
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -237,7 +237,7 @@ mod tests {
     struct Fake {
         peer: Peer,
         origin: Origin,
-        open: Cell<bool>,
+        open: AtomicBool,
     }
 
     impl Connection for Fake {
@@ -248,7 +248,7 @@ mod tests {
             self.origin
         }
         fn is_open(&self) -> bool {
-            self.open.get()
+            self.open.load(Ordering::Relaxed)
         }
     }
 
@@ -270,7 +270,7 @@ mod tests {
                 addr: addr(port),
             },
             origin: Origin { dialed_here, dial },
-            open: Cell::new(true),
+            open: AtomicBool::new(true),
         })
     }
 
@@ -350,7 +350,7 @@ mod tests {
         let admitted = table.admit(theirs.clone()).unwrap();
         let doubtful = admitted.doubtful.unwrap();
         assert!(Arc::ptr_eq(&doubtful, &own), "the peer may have lost it");
-        own.open.set(false);
+        own.open.store(false, Ordering::Relaxed);
         assert!(table.find(&to("b", 1)).is_none());
         table.remove(&own);
         assert!(is(table.find(&to("b", 1)), &theirs));

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use funk::ids::{Instance, PeerAddr};
 use funk::limits::MAX_DATAGRAM_BYTES;
+use funk::runtime::Environment;
 use funk::transport::{Incoming, LocalNode, Peer, Stream, TransportError};
 use quinn::{Connection, ConnectionError, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -26,6 +27,7 @@ use crate::refusal::{self, Failure, Refusal};
 use crate::reset;
 use crate::runtime::Tasks;
 use crate::socket::Switch;
+use crate::strays::Strays;
 use crate::tls::{self, Tls};
 
 /// What arrived and was not yet taken by the node: streams wait beyond it, datagrams are dropped.
@@ -88,11 +90,12 @@ impl Endpoint {
             counters,
         } = parts;
         let tls = Tls::new(&credentials, &config)?;
-        let mut endpoint_config = reset::endpoint_config(&credentials);
+        let (strays, stray_senders) = Strays::new();
+        let mut endpoint_config = reset::endpoint_config(&credentials, &strays);
         if tasks.environment().is_simulated() {
             endpoint_config.rng_seed(Some(seed(&tasks)));
         }
-        let switch = Arc::new(Switch::new(socket, local_addr));
+        let switch = Arc::new(Switch::new(socket, local_addr, strays));
         let quic = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config,
             Some(tls.server()),
@@ -128,7 +131,13 @@ impl Endpoint {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         });
         endpoint.tasks.spawn(endpoint.clone().accept());
-        endpoint.tasks.spawn(endpoint.clone().keep_used_alive());
+        let weak = Arc::downgrade(&endpoint);
+        let (environment, idle) = (endpoint.tasks.environment().clone(), endpoint.config.idle());
+        endpoint
+            .tasks
+            .spawn(keep_used_alive(weak, environment, idle / 3));
+        let strays = dial_strays(Arc::downgrade(&endpoint), stray_senders);
+        endpoint.tasks.spawn(strays);
         Ok((endpoint, receiver))
     }
 
@@ -136,16 +145,15 @@ impl Endpoint {
         if self.is_closed() || payload.len() > MAX_DATAGRAM_BYTES || self.is_self(to) {
             return self.counters.add_dropped(1);
         }
-        let queued = {
-            let mut state = self.state();
-            let found = state.connections.find(to).cloned();
-            match found.map(|link| (self.send_on(&link, &payload), link)) {
-                Some((true, _)) => return,
-                Some((false, dead)) => state.connections.remove(&dead),
-                None => {}
+        let found = self.state().connections.find(to).cloned();
+        if let Some(link) = found {
+            if self.send_on(&link, &payload) {
+                return;
             }
-            state.dials.enqueue(to, payload, self.monotonic())
-        };
+            self.state().connections.remove(&link);
+        }
+        let now = self.monotonic();
+        let queued = self.state().dials.enqueue(to, payload, now);
         match queued {
             Queued::Start => self.start_dial(to.clone()),
             Queued::Waits => {}
@@ -213,6 +221,19 @@ impl Endpoint {
         drop(links);
     }
 
+    /// Where the connection comes from that is kept with a peer.
+    #[cfg(test)]
+    pub(crate) fn kept(&self, to: &PeerAddr) -> Option<Origin> {
+        let state = self.state();
+        let kept = state.connections.find(to);
+        kept.map(|link| link.origin)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn open_connections(&self) -> usize {
+        self.quic.open_connections()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -238,6 +259,10 @@ impl Endpoint {
         match link.send_datagram(payload) {
             Sent::Yes => true,
             Sent::Full => {
+                self.counters.add_dropped(1);
+                true
+            }
+            Sent::TooLarge if !link.may_send_as_stream() => {
                 self.counters.add_dropped(1);
                 true
             }
@@ -308,6 +333,25 @@ impl Endpoint {
         }
     }
 
+    /// Introduces itself to a peer that sends on a connection of an earlier run.
+    fn dial_stray(self: &Arc<Self>, addr: SocketAddr) {
+        let to = PeerAddr {
+            node: None,
+            addr: canonical(addr),
+        };
+        let start = {
+            let now = self.monotonic();
+            let mut state = self.state();
+            // Connected since: then the peer has learnt of this run.
+            let known = state.connections.find(&to).is_some();
+            !known && matches!(state.dials.join(&to, now), Ok((_, true)))
+        };
+        if start {
+            debug!(%addr, "a peer sends on a connection that is not known here");
+            self.start_dial(to);
+        }
+    }
+
     async fn try_dial(self: &Arc<Self>, to: &PeerAddr) -> Result<Arc<Link>, Failure> {
         let name = tls::server_name(to.node.as_ref());
         let connecting = self
@@ -315,6 +359,7 @@ impl Endpoint {
             .connect_with(self.tls.client(), to.addr, &name)
             .map_err(|error| Failure::Unreachable(error.to_string()))?;
         let quic = connecting.await.map_err(|error| Failure::from(&error))?;
+        let unfinished = Unfinished(Some(&quic));
         let dial = self.dial_numbers.fetch_add(1, Ordering::Relaxed);
         let refused = |refusal: Refusal| refuse(&quic, refusal);
 
@@ -334,7 +379,9 @@ impl Endpoint {
             dialed_here: true,
             dial,
         };
-        self.admit(&quic, theirs.instance, origin).map_err(refused)
+        let link = self.admit(&quic, theirs.instance, origin).map_err(refused);
+        unfinished.finish();
+        link
     }
 
     // Accepting.
@@ -367,6 +414,7 @@ impl Endpoint {
     async fn answer(self: &Arc<Self>, incoming: quinn::Incoming) -> Result<(), Failure> {
         let connecting = incoming.accept().map_err(|error| Failure::from(&error))?;
         let quic = connecting.await.map_err(|error| Failure::from(&error))?;
+        let unfinished = Unfinished(Some(&quic));
         let refused = |refusal: Refusal| refuse(&quic, refusal);
 
         let (mut send, mut recv) = quic
@@ -387,6 +435,7 @@ impl Endpoint {
         // Only now: the hello tells the peer that it was admitted. If it is lost, so is the connection.
         let _ = send.write_all(&hello).await;
         let _ = send.finish();
+        unfinished.finish();
         Ok(())
     }
 
@@ -543,18 +592,14 @@ impl Endpoint {
         }
     }
 
-    /// Keeps connections alive on which streams are open but silent: an answer may take longer than the idle timeout.
-    async fn keep_used_alive(self: Arc<Self>) {
-        let environment = self.tasks.environment().clone();
-        while !self.is_closed() {
-            environment.sleep(self.config.idle() / 3).await;
-            let used: Vec<_> = {
-                let state = self.state();
-                let links = state.connections.iter();
-                links.filter(|link| link.in_use()).cloned().collect()
-            };
-            used.iter().for_each(|link| link.probe());
-        }
+    /// Makes the peers answer on all connections on which streams are open.
+    fn probe_used(&self) {
+        let used: Vec<_> = {
+            let state = self.state();
+            let links = state.connections.iter();
+            links.filter(|link| link.in_use()).cloned().collect()
+        };
+        used.iter().for_each(|link| link.probe());
     }
 
     /// Counts and logs why a connection did not come about.
@@ -588,6 +633,28 @@ impl Endpoint {
     }
 }
 
+/// Holds no endpoint while it waits: what it waits for ends only with the endpoint.
+async fn dial_strays(endpoint: Weak<Endpoint>, mut senders: mpsc::Receiver<SocketAddr>) {
+    while let Some(addr) = senders.recv().await {
+        let Some(endpoint) = endpoint.upgrade() else {
+            return;
+        };
+        endpoint.dial_stray(addr);
+    }
+}
+
+/// Keeps connections alive on which streams are open but silent: an answer may take longer than the idle timeout.
+/// Holds no endpoint while it waits, so that one that was dropped can go.
+async fn keep_used_alive(endpoint: Weak<Endpoint>, environment: Environment, period: Duration) {
+    loop {
+        environment.sleep(period).await;
+        let Some(endpoint) = endpoint.upgrade() else {
+            return;
+        };
+        endpoint.probe_used();
+    }
+}
+
 async fn receive_streams(link: Arc<Link>, incoming: mpsc::Sender<Incoming>) {
     while let Ok((send, recv)) = link.quic.accept_bi().await {
         let arrived = Incoming::Stream {
@@ -596,6 +663,26 @@ async fn receive_streams(link: Arc<Link>, incoming: mpsc::Sender<Incoming>) {
         };
         if incoming.send(arrived).await.is_err() {
             return;
+        }
+    }
+}
+
+/// A connection whose introduction is under way. Dropped before its end, it tells the peer that it was given up; quinn's
+/// own closing frame would look as if the node had gone.
+struct Unfinished<'a>(Option<&'a Connection>);
+
+impl Unfinished<'_> {
+    fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(quic) = self.0 {
+            // Without effect if it was closed for another reason.
+            let code = VarInt::from_u32(refusal::GIVEN_UP);
+            quic.close(code, b"the introduction took too long");
         }
     }
 }

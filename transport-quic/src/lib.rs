@@ -28,10 +28,13 @@ mod endpoint;
 mod hello;
 mod link;
 mod names;
+#[cfg(test)]
+mod pair_tests;
 mod refusal;
 mod reset;
 mod runtime;
 mod socket;
+mod strays;
 mod tls;
 mod transport;
 

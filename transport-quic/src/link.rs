@@ -22,7 +22,12 @@ pub(crate) struct Link {
     pub(crate) quic: quinn::Connection,
     /// Halves of streams that are in use here.
     halves: AtomicUsize,
+    /// Datagrams that are being sent as streams.
+    messages: AtomicUsize,
 }
+
+/// Datagrams of one connection that may be on their way as streams: the peer accepts so many at a time.
+const MAX_MESSAGES: usize = crate::config::MAX_MESSAGE_STREAMS as usize;
 
 /// What became of a datagram.
 pub(crate) enum Sent {
@@ -42,6 +47,7 @@ impl Link {
             origin,
             quic,
             halves: AtomicUsize::new(0),
+            messages: AtomicUsize::new(0),
         }
     }
 
@@ -89,8 +95,23 @@ impl Link {
         }
     }
 
+    /// Whether there is room for one more datagram among those that travel as streams. If so, it is taken:
+    /// [`send_as_stream`](Link::send_as_stream) must follow.
+    pub(crate) fn may_send_as_stream(&self) -> bool {
+        let more = |sending| (sending < MAX_MESSAGES).then_some(sending + 1);
+        self.messages
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
     /// Sends a datagram as a stream of its own.
     pub(crate) async fn send_as_stream(&self, payload: Bytes) -> io::Result<()> {
+        let sent = self.try_send_as_stream(payload).await;
+        self.messages.fetch_sub(1, Ordering::Relaxed);
+        sent
+    }
+
+    async fn try_send_as_stream(&self, payload: Bytes) -> io::Result<()> {
         let mut stream = self.quic.open_uni().await?;
         stream.write_chunk(payload).await?;
         stream.finish().map_err(io::Error::from)

@@ -22,10 +22,15 @@ pub(crate) const BAD_HELLO: u32 = 7;
 /// Application error code of a stream half that was dropped before its end.
 pub(crate) const ABANDONED: VarInt = VarInt::from_u32(8);
 
+/// The introduction took too long for the side that closes.
+pub(crate) const GIVEN_UP: u32 = 9;
+
 /// TLS alerts become these transport error codes (RFC 9001, 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
 /// Transport error code by which a busy endpoint turns a peer away (RFC 9000, 20.1).
 const CONNECTION_REFUSED: u64 = 2;
+/// Transport error codes for packets against the rules: of flow control, streams, frames and parameters.
+const PROTOCOL_ERRORS: std::ops::RangeInclusive<u64> = 0x3..=0xa;
 
 /// What is wrong with a peer that proved to be of our authority.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +108,8 @@ impl From<&ConnectionError> for Failure {
                 let code = u64::from(error.code);
                 if CRYPTO_ERRORS.contains(&code) {
                     Self::Refused(tls_reason(code, &error.reason))
+                } else if PROTOCOL_ERRORS.contains(&code) {
+                    Self::Malformed(format!("the peer does not speak QUIC properly: {error}"))
                 } else {
                     Self::Unreachable(error.to_string())
                 }
@@ -150,7 +157,7 @@ impl From<&ConnectionError> for Failure {
 pub(crate) fn is_peers_close(error: &ConnectionError) -> bool {
     match error {
         ConnectionError::ApplicationClosed(close) => {
-            close.error_code != VarInt::from_u32(SPARE)
+            ![SPARE, GIVEN_UP].contains(&(close.error_code.into_inner() as u32))
                 && matches!(Failure::from(error), Failure::Unreachable(_))
         }
         ConnectionError::ConnectionClosed(_) => {

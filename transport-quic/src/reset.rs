@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use quinn::crypto::{CryptoError, HmacKey};
-use quinn_proto::HashedConnectionIdGenerator;
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::crypto::tls13::{Hkdf, OkmBlock};
 
 use crate::credentials::Credentials;
+use crate::strays::Strays;
 
 /// Bytes in an HMAC-SHA-256.
 const SIGNATURE_BYTES: usize = 32;
@@ -69,7 +69,11 @@ impl HmacKey for Hmac {
 }
 
 /// A configuration whose resets are believed by the peers of earlier runs with the same credentials.
-pub(crate) fn endpoint_config(credentials: &Credentials) -> quinn::EndpointConfig {
+pub(crate) fn endpoint_config(
+    credentials: &Credentials,
+    strays: &Arc<Strays>,
+) -> quinn::EndpointConfig {
+    let strays = strays.clone();
     let name = credentials.name().to_string();
     let ids = Hmac::derived(credentials, b"funk connection ids 1").of(name.as_bytes());
     let ids = u64::from_le_bytes(ids[..8].try_into().unwrap_or_default());
@@ -78,7 +82,7 @@ pub(crate) fn endpoint_config(credentials: &Credentials) -> quinn::EndpointConfi
         b"funk stateless reset 1",
     )));
     config
-        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)))
+        .cid_generator(move || strays.ids(ids))
         .min_reset_interval(MIN_RESET_INTERVAL);
     config
 }

@@ -25,8 +25,8 @@ pub(crate) struct Tasks {
 struct Live {
     next: u64,
     stopped: bool,
-    /// In the order of their birth, so that they end in an order that repeats.
-    handles: BTreeMap<u64, AbortHandle>,
+    /// In the order of their birth, so that they end in an order that repeats. `None`: being started.
+    handles: BTreeMap<u64, Option<AbortHandle>>,
 }
 
 /// Strikes a task off the list when it ends, however it ends.
@@ -59,22 +59,32 @@ impl Tasks {
 
     /// Starts a task, or drops it if the transport has been stopped.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut live = lock(&self.live);
-        if live.stopped {
-            return;
-        }
-        let number = live.next;
-        live.next += 1;
+        let number = {
+            let mut live = lock(&self.live);
+            if live.stopped {
+                return;
+            }
+            let number = live.next;
+            live.next += 1;
+            live.handles.insert(number, None);
+            number
+        };
         let entry = Entry {
             live: self.live.clone(),
             number,
         };
-        // The lock is held until the handle is listed: the task cannot strike itself off before.
+        // Not under the lock: a runtime that is shutting down drops the task, and with it the entry, here and now.
         let handle = self.environment.spawn(async move {
             let _entry = entry;
             task.await;
         });
-        live.handles.insert(number, handle.abort_handle());
+        let mut live = lock(&self.live);
+        if live.stopped {
+            drop(live);
+            handle.abort();
+        } else if let Some(slot) = live.handles.get_mut(&number) {
+            *slot = Some(handle.abort_handle());
+        }
     }
 
     /// Ends all tasks and lets no further ones start.
@@ -84,7 +94,10 @@ impl Tasks {
             live.stopped = true;
             std::mem::take(&mut live.handles)
         };
-        handles.into_values().for_each(|handle| handle.abort());
+        handles
+            .into_values()
+            .flatten()
+            .for_each(|handle| handle.abort());
     }
 }
 
@@ -159,6 +172,29 @@ mod tests {
         let waited = environment.monotonic() - start;
         assert!(waited >= Duration::from_millis(400), "{waited:?}");
         assert!(waited < Duration::from_millis(410), "{waited:?}");
+    }
+
+    #[test]
+    fn tasks_can_be_started_while_the_runtime_shuts_down() {
+        struct Last(Tasks);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                self.0.spawn(async {});
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let tasks = Tasks::new(Environment::system());
+        let last = Last(tasks.clone());
+        runtime.block_on(async {
+            tasks.spawn(async move {
+                let _last = last;
+                std::future::pending::<()>().await;
+            });
+        });
+        drop(runtime);
+        assert!(lock(&tasks.live).handles.is_empty());
     }
 
     #[tokio::test(flavor = "current_thread")]

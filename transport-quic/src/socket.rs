@@ -9,19 +9,27 @@ use std::task::{Context, Poll};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
+use crate::strays::Strays;
+
 /// Passes everything on until it is switched off; from then on it swallows what is sent and receives nothing.
 #[derive(Debug)]
 pub(crate) struct Switch {
     /// Dropped by switching off, which also frees the port.
     socket: RwLock<Option<Arc<dyn AsyncUdpSocket>>>,
     addr: SocketAddr,
+    strays: Arc<Strays>,
 }
 
 impl Switch {
-    pub(crate) fn new(socket: Arc<dyn AsyncUdpSocket>, addr: SocketAddr) -> Self {
+    pub(crate) fn new(
+        socket: Arc<dyn AsyncUdpSocket>,
+        addr: SocketAddr,
+        strays: Arc<Strays>,
+    ) -> Self {
         Self {
             socket: RwLock::new(Some(socket)),
             addr,
+            strays,
         }
     }
 
@@ -61,10 +69,17 @@ impl AsyncUdpSocket for Switch {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        match &*self.socket() {
+        let received = match &*self.socket() {
             Some(socket) => socket.poll_recv(cx, bufs, meta),
             None => Poll::Pending,
+        };
+        if let Poll::Ready(Ok(count)) = received {
+            for (meta, buf) in meta.iter().zip(bufs.iter()).take(count) {
+                let packets = buf.get(..meta.len).unwrap_or_default();
+                self.strays.look(meta.addr, packets, meta.stride);
+            }
         }
+        received
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

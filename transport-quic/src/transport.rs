@@ -55,6 +55,13 @@ impl QuicTransport {
         };
         let socket = UdpSocket::bind(addr).map_err(wrong)?;
         let bound = socket.local_addr().map_err(wrong)?;
+        if bound.ip().is_unspecified() && config.advertised.is_none() {
+            return Err(TransportError::Bind {
+                addr,
+                reason: "peers cannot be told this address; set `QuicConfig::advertised` to one that they reach"
+                    .to_owned(),
+            });
+        }
         enlarge_buffers(&socket);
         let local_addr = match config.advertised {
             None => bound,
@@ -91,6 +98,11 @@ impl QuicTransport {
             socket: Mutex::new(Some(socket)),
             endpoint: OnceLock::new(),
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        self.endpoint.get().expect("started")
     }
 
     fn take_socket(&self) -> Option<Socket> {

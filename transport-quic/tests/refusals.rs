@@ -291,6 +291,23 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
+async fn an_address_that_peers_cannot_reach_needs_one_that_they_can() {
+    let authority = Authority::new().unwrap();
+    let credentials = authority.node_credentials(&id("n1")).unwrap();
+    let any = "0.0.0.0:0".parse().unwrap();
+    let config = QuicConfig::default();
+    let error = QuicTransport::bind(any, credentials.clone(), config).unwrap_err();
+    assert!(error.to_string().contains("advertised"), "{error}");
+    let config = QuicConfig {
+        advertised: Some("127.0.0.1:0".parse().unwrap()),
+        ..QuicConfig::default()
+    };
+    let mut n1 = Node::at(any, credentials, "n1", 1, "test", config);
+    assert_ne!(n1.addr().port(), 0);
+    still_serves(&mut n1, &authority).await;
+}
+
+#[tokio::test]
 async fn a_node_cannot_start_under_a_name_that_its_certificate_does_not_prove() {
     let authority = Authority::new().unwrap();
     let client = authority.issue_client(&id("n1")).unwrap();

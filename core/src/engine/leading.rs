@@ -629,13 +629,14 @@ impl Leading {
         Some(applied_at.max(self.pending_since) + cx.timing.drain_timeout)
     }
 
-    /// The shards that the instance loses stay for a while, twice as long at every failure. One that loses none
-    /// still holds on to a shard that it lost in an earlier step: it keeps what it has and gains nothing.
+    /// The shards that the instance loses stay for a while, twice as long at every failure; and the others that it
+    /// has stay with them, or the next proposal would take those for the balance's sake and wait for it again.
+    /// An instance that loses none still holds on to a shard that it lost in an earlier step: it gains nothing.
     fn give_drain_up(&mut self, cx: &Context<'_>, pending: &Pending, instance: &Instance) {
         let owned: Vec<ShardId> = cx.committed.owned_by(instance).map(|(s, _)| s).collect();
         let lost = |shard: &ShardId| pending.map.owner(*shard) != Some(instance);
         let benched = !owned.iter().any(lost);
-        for shard in owned.into_iter().filter(|shard| benched || lost(shard)) {
+        for shard in owned {
             hold(self.pins.entry(shard).or_default(), cx);
         }
         if benched {

@@ -268,7 +268,7 @@ impl Engine {
             let me = &self.config.instance;
             mutated(Mutant::AckBeforeDrain)
                 || (mutated(Mutant::EarlierDrainsForgotten)
-                    && self.serving.is_within_of_step(me, &self.committed, map))
+                    && self.serving.has_drained_latest_step())
                 || self.serving.is_within(me, map)
         };
         latest.filter(|map| drained(map)).map(|map| map.index())
@@ -380,9 +380,7 @@ impl Engine {
             return;
         }
         let old_term = ping.term < self.newest_term && !mutated(Mutant::GrantOfOldTerm);
-        let other_run =
-            ping.boot != self.config.instance.boot && !mutated(Mutant::GrantOfAnotherRun);
-        let refused = old_term || other_run;
+        let refused = old_term || ping.boot != self.config.instance.boot;
         self.see_term(ping.term);
         let own_clock = |stamp: Time| stamp <= self.now;
         match ping.grant.filter(|grant| own_clock(grant.stamp)) {

@@ -150,3 +150,204 @@ fn is_safe(s: &Situation<'_>, next: &MemberChange) -> bool {
     let live = next.voters.iter().filter(|id| s.is_live(id)).count();
     live > next.voters.len() / 2
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::membership::Tags;
+    use crate::ids::{BootId, StoreId};
+    use crate::time::Time;
+
+    const ME: &str = "n0";
+
+    fn id(node: &str, store: u64) -> RaftId {
+        let node = NodeId::new(node).unwrap();
+        let store = StoreId(store);
+        RaftId { node, store }
+    }
+
+    fn addr() -> SocketAddr {
+        "10.0.0.1:7000".parse().unwrap()
+    }
+
+    /// What a leader might know. All that gossip names answers, but for the silent.
+    struct World {
+        raft: RaftMembers,
+        members: BTreeMap<NodeId, Member>,
+        silent: BTreeMap<NodeId, Duration>,
+        owners: BTreeSet<NodeId>,
+        voters: usize,
+    }
+
+    impl World {
+        /// Voters and gossip: each node with store 1.
+        fn new(voters: &[&str]) -> Self {
+            let ids: BTreeSet<RaftId> = voters.iter().map(|node| id(node, 1)).collect();
+            let raft = RaftMembers {
+                voters: vec![ids.clone()],
+                members: ids.iter().map(|id| (id.clone(), addr())).collect(),
+                matched: ids.iter().map(|id| (id.clone(), LogIndex(1_000))).collect(),
+                last_index: LogIndex(1_000),
+            };
+            let mut world = Self {
+                raft,
+                members: BTreeMap::new(),
+                silent: BTreeMap::new(),
+                owners: BTreeSet::new(),
+                voters: 5,
+            };
+            voters.iter().for_each(|node| world.gossip(node, 1));
+            world
+        }
+
+        fn gossip(&mut self, node: &str, store: u64) {
+            let node = NodeId::new(node).unwrap();
+            let boot = BootId(store);
+            let member = Member {
+                instance: Instance {
+                    node: node.clone(),
+                    boot,
+                },
+                addr: addr(),
+                store: StoreId(store),
+                kind: MemberKind::Voter,
+                expect: 0,
+                state: MemberState::Alive,
+                tag_version: 0,
+                tags: Arc::new(Tags::default()),
+                since: Time(0),
+            };
+            self.members.insert(node, member);
+        }
+
+        fn silence(&mut self, node: &str, span: Duration) {
+            self.silent.insert(NodeId::new(node).unwrap(), span);
+        }
+
+        fn says_goodbye(&mut self, node: &str) {
+            let node = NodeId::new(node).unwrap();
+            self.members.get_mut(&node).unwrap().state = MemberState::Leaving;
+        }
+
+        fn next(&self) -> Option<MemberChange> {
+            let silent = |node: &NodeId| self.silent.get(node).copied().unwrap_or_default();
+            let timing = Timing::lan();
+            next_change(&Situation {
+                me: &NodeId::new(ME).unwrap(),
+                raft: &self.raft,
+                members: &self.members,
+                timing: &timing,
+                voters: self.voters,
+                silent_for: &silent,
+                answers: &|instance| silent(&instance.node) < timing.dead_after,
+                owns: &|node| self.owners.contains(node),
+            })
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_group_that_is_right_is_left_alone() {
+        assert_eq!(World::new(&["n0", "n1", "n2"]).next(), None);
+    }
+
+    #[test]
+    fn m0_a_name_with_a_new_store_comes_back_as_a_non_voter() {
+        let mut world = World::new(&["n0", "n1", "n2"]);
+        world.gossip("n2", 2);
+        let next = world.next().unwrap();
+        let members: Vec<RaftId> = next.members.into_keys().collect();
+        assert_eq!(members, [id("n0", 1), id("n1", 1), id("n2", 2)]);
+        assert_eq!(next.voters, BTreeSet::from([id("n0", 1), id("n1", 1)]));
+    }
+
+    #[test]
+    fn m0_an_old_store_never_stays_beside_a_new_one_of_its_name() {
+        // Left behind by a joint change whose leader died.
+        let mut world = World::new(&["n0", "n1", "n2"]);
+        world.raft.members.insert(id("n2", 2), addr());
+        world.gossip("n2", 2);
+        let next = world.next().unwrap();
+        assert!(!next.members.contains_key(&id("n2", 1)));
+    }
+
+    #[test]
+    fn m0_a_lost_store_is_no_live_voter_though_its_name_answers() {
+        let mut world = World::new(&["n0", "n1", "n2"]);
+        world.gossip("n3", 1);
+        world.gossip("n1", 2);
+        world.silence("n2", LONG);
+        // n1 answers, but with a store that does not vote: n0 alone is no quorum of what would be left.
+        assert_eq!(world.next(), None);
+    }
+
+    #[test]
+    fn m1_a_joint_change_left_behind_is_ended_before_anything_else() {
+        let mut world = World::new(&["n0", "n1", "n2", "n3"]);
+        let (before, wanted) = (world.raft.voters[0].clone(), [id("n0", 1), id("n1", 1)]);
+        let wanted = BTreeSet::from(wanted);
+        world.raft.voters = vec![before.clone(), wanted.clone()];
+        assert_eq!(world.next().unwrap().voters, wanted);
+        world.silence("n1", LONG);
+        assert_eq!(
+            world.next().unwrap().voters,
+            before,
+            "back, where forwards is not safe"
+        );
+        world.silence("n2", LONG);
+        assert_eq!(world.next(), None, "and nowhere without a quorum");
+    }
+
+    #[test]
+    fn m2_a_dead_voter_is_replaced_later_and_forgotten_last() {
+        let timing = Timing::lan();
+        let mut world = World::new(&["n0", "n1", "n2", "n3"]);
+        world.voters = 3;
+        let spare = id("n3", 1);
+        world.raft.voters[0].remove(&spare);
+        world.silence("n1", timing.replace_after - Duration::from_millis(1));
+        assert_eq!(world.next(), None);
+        world.silence("n1", timing.replace_after);
+        let next = world.next().unwrap();
+        assert!(next.voters.contains(&spare) && !next.voters.contains(&id("n1", 1)));
+        assert!(
+            next.members.contains_key(&id("n1", 1)),
+            "it is a member still"
+        );
+        world.silence("n1", timing.stale_after);
+        assert!(!world.next().unwrap().members.contains_key(&id("n1", 1)));
+        world.owners.insert(NodeId::new("n1").unwrap());
+        assert!(
+            world.next().unwrap().members.contains_key(&id("n1", 1)),
+            "while a map names it"
+        );
+    }
+
+    #[test]
+    fn m2_never_fewer_live_voters_than_a_quorum() {
+        let mut world = World::new(&["n0", "n1", "n2"]);
+        world.says_goodbye("n2");
+        world.silence("n1", Duration::from_secs(1));
+        assert_eq!(world.next(), None, "without n2, n0 would need n1");
+        world.silence("n1", Duration::ZERO);
+        assert_eq!(world.next().unwrap().voters.len(), 2);
+    }
+
+    #[test]
+    fn m3_places_for_voters_are_filled_by_those_that_have_caught_up() {
+        let mut world = World::new(&["n0", "n1", "n2", "n3", "n4", "n5"]);
+        let learners = [id("n3", 1), id("n4", 1), id("n5", 1)];
+        world.raft.voters[0].retain(|voter| !learners.contains(voter));
+        world.raft.matched.insert(learners[0].clone(), LogIndex(1));
+        let next = world.next().unwrap();
+        let five = ["n0", "n1", "n2", "n4", "n5"].map(|node| id(node, 1));
+        assert_eq!(next.voters, BTreeSet::from(five));
+        world.voters = 4;
+        assert_eq!(world.next().unwrap().voters.len(), 4);
+    }
+}

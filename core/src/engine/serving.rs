@@ -1,6 +1,6 @@
 //! Which shards this node answers for, and the steps on the way in and out (rules S1 to S3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::shard_map::ShardMap;
@@ -45,12 +45,17 @@ pub(super) struct Steps {
 
 /// The serving set with its edges.
 ///
-/// Invariant: every `Open` slot is desired at its epoch. A (shard, epoch) on which a guard may be in flight or
-/// a hook may run has a slot.
+/// Invariant: every slot that is not draining is desired at its epoch. A (shard, epoch) on which a guard may be in
+/// flight or a hook may run has a slot. `draining` and `failing` name the slots that drain, and those whose `acquire`
+/// hook has failed: what is asked after every input looks at these few only.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
     slots: BTreeMap<ShardId, Slot>,
     desired: BTreeMap<ShardId, Epoch>,
+    draining: BTreeSet<ShardId>,
+    failing: BTreeSet<ShardId>,
+    /// What the latest change of the maps closed; only a deliberate fault looks at it.
+    closed_latest: Vec<ShardId>,
 }
 
 impl Serving {
@@ -70,9 +75,14 @@ impl Serving {
         for (&shard, slot) in &mut self.slots {
             if self.desired.get(&shard) != Some(&slot.epoch) && slot.stage != Stage::Draining {
                 slot.stage = Stage::Draining;
+                self.draining.insert(shard);
+                self.failing.remove(&shard);
                 steps.close.push((shard, slot.epoch));
             }
         }
+        self.closed_latest.clear();
+        self.closed_latest
+            .extend(steps.close.iter().map(|&(shard, _)| shard));
         for (&shard, &epoch) in &self.desired {
             // A slot that is draining is acquired again when the drain ends: `acquire` waits for `release` (S3).
             self.slots.entry(shard).or_insert_with(|| {
@@ -98,7 +108,9 @@ impl Serving {
         for &(shard, epoch) in shards {
             if let Some(slot) = self.acquiring(shard, epoch) {
                 slot.stage = Stage::Open;
+                slot.failures = 0;
                 steps.open.push((shard, epoch));
+                self.failing.remove(&shard);
             }
         }
         for &(shard, epoch) in failed {
@@ -106,6 +118,7 @@ impl Serving {
                 slot.failures += 1;
                 let wait = ACQUIRE_BACKOFF * 2u32.saturating_pow(slot.failures.min(16) - 1);
                 slot.stage = Stage::Waiting(now + wait.min(ACQUIRE_BACKOFF_MAX));
+                self.failing.insert(shard);
             }
         }
         steps
@@ -129,6 +142,7 @@ impl Serving {
                 }
                 _ => continue,
             };
+            self.draining.remove(&shard);
             if let Some(&epoch) = self.desired.get(&shard) {
                 let slot = Slot {
                     epoch,
@@ -145,8 +159,10 @@ impl Serving {
     /// Runs again the `acquire` hooks that are due.
     pub(super) fn handle_timeout(&mut self, now: Time) -> Steps {
         let mut steps = Steps::default();
-        for (&shard, slot) in &mut self.slots {
-            if matches!(slot.stage, Stage::Waiting(at) if at <= now) {
+        for &shard in &self.failing {
+            if let Some(slot) = self.slots.get_mut(&shard)
+                && matches!(slot.stage, Stage::Waiting(at) if at <= now)
+            {
                 slot.stage = Stage::Acquiring;
                 steps.acquire.push((shard, slot.epoch));
             }
@@ -162,29 +178,31 @@ impl Serving {
                 None
             }
         };
-        self.slots.values().filter_map(waiting).min()
+        let failing = self
+            .failing
+            .iter()
+            .filter_map(|shard| self.slots.get(shard));
+        failing.filter_map(waiting).min()
     }
 
-    /// Rule S2: no guard in flight and no hook running on any (shard, epoch) outside `owned(map)`.
+    /// Rule S2: no guard in flight and no hook running on any (shard, epoch) outside `owned(map)`, for the pending map
+    /// that was given to [`set_maps`](Self::set_maps): what does not drain is desired, and so within it.
     pub(super) fn is_within(&self, me: &Instance, map: &ShardMap) -> bool {
-        self.slots
+        let mut draining = self
+            .draining
             .iter()
+            .filter_map(|shard| Some((shard, self.slots.get(shard)?)));
+        draining
             .all(|(&shard, slot)| map.owner(shard) == Some(me) && map.epoch(shard) == slot.epoch)
     }
 
-    /// The same without what was lost in earlier steps: a deliberate fault.
-    pub(super) fn is_within_of_step(
-        &self,
-        me: &Instance,
-        before: &ShardMap,
-        map: &ShardMap,
-    ) -> bool {
-        let owns = |map: &ShardMap, shard: ShardId, slot: &Slot| {
-            map.owner(shard) == Some(me) && map.epoch(shard) == slot.epoch
+    /// Whether what was lost in the latest step has drained: a deliberate fault asks for no more.
+    pub(super) fn has_drained_latest_step(&self) -> bool {
+        let drains = |shard: &ShardId| {
+            let slot = self.slots.get(shard);
+            slot.is_some_and(|slot| slot.stage == Stage::Draining)
         };
-        self.slots
-            .iter()
-            .all(|(&shard, slot)| !owns(before, shard, slot) || owns(map, shard, slot))
+        !self.closed_latest.iter().any(drains)
     }
 
     /// Whether nothing is served, drained or acquired.
@@ -198,18 +216,25 @@ impl Serving {
 
     /// Shards whose `acquire` hook failed too often.
     pub(super) fn unacquirable(&self) -> impl Iterator<Item = ShardId> + '_ {
-        self.slots
-            .iter()
-            .filter(|(_, slot)| slot.failures >= ACQUIRE_RETRIES)
-            .map(|(&shard, _)| shard)
+        let fails = |shard: &&ShardId| {
+            let slot = self.slots.get(shard);
+            slot.is_some_and(|slot| slot.failures >= ACQUIRE_RETRIES)
+        };
+        self.failing.iter().filter(fails).copied()
     }
 
     pub(super) fn check_invariants(&self) {
+        if mutated(Mutant::AcquiredUnchecked) {
+            return;
+        }
         for (shard, slot) in &self.slots {
+            assert_eq!(slot.stage == Stage::Draining, self.draining.contains(shard));
+            assert_eq!(
+                slot.failures > 0 && slot.stage != Stage::Draining,
+                self.failing.contains(shard)
+            );
             assert!(
-                mutated(Mutant::AcquiredUnchecked)
-                    || slot.stage == Stage::Draining
-                    || self.desired.get(shard) == Some(&slot.epoch),
+                slot.stage == Stage::Draining || self.desired.get(shard) == Some(&slot.epoch),
                 "shard {shard} stands as {:?} but is not desired at epoch {}",
                 slot.stage,
                 slot.epoch

@@ -10,6 +10,14 @@ use super::*;
 use crate::invariants::{Final, i5_fewest_moves, i8_recovery};
 
 impl World {
+    /// A log belongs to a cluster: all to the same one, but for those that hold only their own initialisation.
+    pub(super) fn observe_cluster(&mut self, at: usize, cluster: ClusterId, only_own: bool) {
+        if !only_own && *self.cluster.get_or_insert(cluster) != cluster {
+            let what = format!("n{at} belongs to {cluster}, others to {:?}", self.cluster);
+            self.note(Err(Violation::new("one cluster", what)));
+        }
+    }
+
     /// After each input of an engine, before its outputs are carried out.
     pub(super) fn observe_engine(&mut self, at: usize, installs: bool) {
         let Some(process) = self.nodes[at].process.as_deref_mut() else {

@@ -25,7 +25,8 @@ impl World {
         if self.calm {
             return;
         }
-        if self.maps.count() == 0 && self.now < GRACE {
+        let forming = self.profile.kind == profile::Kind::Forming;
+        if self.maps.count() == 0 && self.now < GRACE && !forming {
             return self.queue.push(self.now + ms(50), Event::Fault);
         }
         if !std::mem::replace(&mut self.faults.begun, true) {
@@ -73,6 +74,8 @@ impl World {
             FaultKind::StepDown => self
                 .leader()
                 .is_some_and(|leader| self.ask_to_step_down(leader)),
+            FaultKind::Desert => self.desert(),
+            FaultKind::Chairs => self.chairs(),
             FaultKind::Loss => {
                 let until = self.now + self.random.between(ms(50), ms(1_500));
                 let loss = 0.1 + self.random.unit() * 0.5;
@@ -181,6 +184,53 @@ impl World {
         true
     }
 
+    /// The leader hands on and is cut off at once, together with one node that goes on hearing it.
+    fn desert(&mut self) -> bool {
+        let Some(leader) = self.leader() else {
+            return false;
+        };
+        let nodes = self.nodes.len();
+        let friend = (leader + 1 + self.random.below(nodes as u64 - 1) as usize) % nodes;
+        if !self.ask_to_step_down(leader) {
+            return false;
+        }
+        let among = |node: usize| node == leader || node == friend;
+        let pairs = (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to)));
+        let away: network::Cut = pairs
+            .filter(|&(from, to)| among(from) != among(to))
+            .collect();
+        // The word that hands leadership on is out already: it was sent before the cut.
+        self.cut_for(away, ms(200), ms(1_500));
+        true
+    }
+
+    /// Leadership goes to a second and to a third node, and the second is cut off.
+    fn chairs(&mut self) -> bool {
+        let Some(leader) = self.leader() else {
+            return false;
+        };
+        let first = self.now + self.random.between(ms(5), ms(60));
+        let second = first + self.random.between(ms(3), ms(20));
+        self.queue
+            .push(first, Event::Strike(FaultKind::StepDown, None));
+        self.queue.push(second, Event::StrikeFormerLeader);
+        self.ask_to_step_down(leader)
+    }
+
+    /// Whoever led the term before the newest is cut off.
+    pub(super) fn strike_former_leader(&mut self) {
+        if let Some(at) = self.former_leader.filter(|_| !self.calm) {
+            self.strike(FaultKind::Isolate, Some(at));
+        }
+    }
+
+    fn cut_for(&mut self, cut: network::Cut, least: u64, most: u64) {
+        trace!(self, "cut {cut:?}");
+        self.network.cut(&cut);
+        let heals = self.now + self.random.between(least, most);
+        self.queue.push(heals, Event::Heal(cut));
+    }
+
     fn cut(&mut self, kind: FaultKind, at: usize) -> bool {
         let nodes = self.nodes.len();
         let side: Vec<bool> = (0..nodes).map(|_| self.random.chance(0.5)).collect();
@@ -213,15 +263,12 @@ impl World {
         {
             self.count_interruption(leader);
         }
-        trace!(self, "cut {cut:?}");
-        self.network.cut(&cut);
         let longest = if self.random.chance(0.2) {
             ms(4_000)
         } else {
             ms(1_200)
         };
-        let heals = self.now + self.random.between(ms(20), longest);
-        self.queue.push(heals, Event::Heal(cut));
+        self.cut_for(cut, ms(20), longest);
         true
     }
 

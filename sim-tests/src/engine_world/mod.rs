@@ -113,6 +113,7 @@ enum Event {
     Request,
     Fault,
     Strike(FaultKind, Option<usize>),
+    StrikeFormerLeader,
     Heal(network::Cut),
     Start(usize),
     Resume(usize, u64),
@@ -156,6 +157,9 @@ pub struct World {
     tally: Tally,
     pins: bool,
     leader_terms: BTreeSet<u64>,
+    cluster: Option<ClusterId>,
+    newest_leader: Option<usize>,
+    former_leader: Option<usize>,
     calm: bool,
     trace: bool,
     violation: Option<Violation>,
@@ -178,7 +182,7 @@ impl World {
     /// A world in which all nodes are about to start.
     pub fn new(seed: u64, trace: bool) -> Self {
         let profile = Profile::new(seed);
-        let mut random = Random::new(seed ^ 0x5eed_0f_ea11);
+        let mut random = Random::new(seed ^ 0x005e_ed0f_ea11);
         let network = Network::new(profile.nodes, profile.net.clone(), random.fork(1));
         let mut world = Self {
             now: 0,
@@ -195,6 +199,9 @@ impl World {
             tally: Tally::default(),
             pins: false,
             leader_terms: BTreeSet::new(),
+            cluster: None,
+            newest_leader: None,
+            former_leader: None,
             calm: false,
             trace,
             violation: None,
@@ -352,6 +359,7 @@ impl World {
             Event::Request => self.request(),
             Event::Fault => self.next_fault(),
             Event::Strike(kind, target) => self.strike(kind, target),
+            Event::StrikeFormerLeader => self.strike_former_leader(),
             Event::Heal(cut) => self.network.heal(&cut),
             Event::Start(node) => self.start(node),
             Event::Resume(node, boot) => self.resume(node, boot),

@@ -101,7 +101,9 @@ impl World {
             }
         );
         self.count_engine(&process.engine);
-        if keep_store {
+        // A store that holds nothing is made anew at every start: a promise that was given for it died with the
+        // process, so nobody may count on it any more.
+        if keep_store && !process.raft.store().log.is_empty() {
             self.nodes[at].store = Some(process.raft.into_store());
         } else {
             self.replace_store(at);
@@ -298,6 +300,7 @@ impl World {
             } => {
                 if is_leader && self.leader_terms.insert(term) {
                     self.tally.add("leader changes");
+                    self.former_leader = self.newest_leader.replace(at);
                     trace!(self, "n{at} wins term {term}");
                 }
                 Input::Leadership(Leadership {
@@ -327,7 +330,10 @@ impl World {
                 );
                 Input::Installed(replicated)
             }
-            Out::Initialised { cluster, only_own } => Input::Initialised { cluster, only_own },
+            Out::Initialised { cluster, only_own } => {
+                self.observe_cluster(at, cluster, only_own);
+                Input::Initialised { cluster, only_own }
+            }
             Out::Members => match self.raft_members(at) {
                 Some(members) => Input::RaftMembers(members),
                 None => return,
@@ -338,11 +344,11 @@ impl World {
             },
             Out::MembersChanged { done } => Input::MembersChanged { done },
         };
-        self.from_raft(at, input);
+        self.tell_engine(at, input);
     }
 
     /// Raft and engine run beside each other: the engine hears a little later, in order.
-    fn from_raft(&mut self, at: usize, input: Input) {
+    fn tell_engine(&mut self, at: usize, input: Input) {
         let lag = self.random.below(ns(self.profile.raft_lag) + 1);
         let now = self.now;
         let Some(process) = self.process(at) else {

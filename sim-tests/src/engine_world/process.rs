@@ -137,7 +137,7 @@ impl Process {
     pub(super) fn lapsed(&self, clock: Time) -> Vec<u64> {
         let leased = self.is_leased(clock);
         let lapsed =
-            |guard: &Guard| !guard.held && !(leased && guard.generation == self.lease.generation);
+            |guard: &Guard| !guard.held && (!leased || guard.generation != self.lease.generation);
         self.guards
             .iter()
             .filter(|(_, guard)| lapsed(guard))

@@ -29,9 +29,11 @@ pub enum Kind {
     SlowDrains,
     /// Restarts of everything, stores lost, nodes leaving and coming back.
     Churn,
+    /// Faults from the first moment, while the cluster forms.
+    Forming,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Mixed,
     Kind::Pauses,
     Kind::Ambush,
@@ -40,6 +42,7 @@ const KINDS: [Kind; 8] = [
     Kind::Skew,
     Kind::SlowDrains,
     Kind::Churn,
+    Kind::Forming,
 ];
 
 /// A fault, without its details.
@@ -73,6 +76,11 @@ pub enum FaultKind {
     StepDown,
     /// A node leaves, and comes back as another store.
     Leave,
+    /// Leadership is handed on while the leader and one that follows it are cut off from the others: no election
+    /// timeout lies between the old leader's grants and the new leader.
+    Desert,
+    /// Leadership is handed on twice in a row; then the one in the middle is cut off.
+    Chairs,
 }
 
 /// How messages travel.
@@ -202,6 +210,7 @@ impl Profile {
                 self.long_guards = 0.3;
                 self.ambush = 0.1;
             }
+
             Kind::SlowDrains => {
                 self.long_guards = 0.05;
                 self.longest_guard = self.timing.drain_timeout * 2;
@@ -210,6 +219,7 @@ impl Profile {
                 self.failing_hooks = random.pick(&[0.0, 0.02]);
             }
             Kind::Skew => self.long_guards = 0.2,
+            Kind::Forming => self.fault_every = random.span(ms(50), ms(400)),
             Kind::Mixed | Kind::Partitions | Kind::Churn => {}
         }
     }
@@ -245,8 +255,8 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
     use FaultKind::*;
     let cuts = [Split, Isolate, Deaf, Mute, OneWay, Bridge];
     let all = [
-        Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay, Bridge, Loss, Delay,
-        StepDown, Leave,
+        Desert, Chairs, Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay,
+        Bridge, Loss, Delay, StepDown, Leave,
     ];
     let mut faults: Vec<(FaultKind, u32)> = match kind {
         Kind::Pauses => vec![
@@ -259,7 +269,7 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
         Kind::Partitions => cuts
             .iter()
             .map(|&fault| (fault, 2))
-            .chain([(Crash, 1), (Loss, 1)])
+            .chain([(Crash, 1), (Loss, 1), (Desert, 2)])
             .collect(),
         Kind::Snapshots => vec![
             (Isolate, 4),
@@ -276,6 +286,17 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
             (StepDown, 2),
             (Pause, 1),
         ],
+        Kind::Forming => {
+            vec![
+                (Crash, 4),
+                (Pause, 2),
+                (Split, 1),
+                (Isolate, 1),
+                (OneWay, 1),
+                (Loss, 2),
+                (Delay, 1),
+            ]
+        }
         Kind::SlowDrains => vec![
             (Crash, 3),
             (Leave, 1),

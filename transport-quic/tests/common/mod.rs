@@ -423,3 +423,11 @@ impl tracing::Subscriber for Capture {
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
 }
+
+/// Where a peer is reached that has sent something.
+pub fn back_to(peer: &Peer) -> PeerAddr {
+    PeerAddr {
+        node: Some(peer.instance.node.clone()),
+        addr: peer.addr,
+    }
+}

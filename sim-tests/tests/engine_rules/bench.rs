@@ -1,0 +1,456 @@
+//! Engines on a bench: real ones, one clock, an instant network and log, and a hand on everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use funk::engine::replicated::Replicated;
+use funk::engine::{
+    Engine, EngineConfig, Event, Input, Leadership, LeaseView, MemberChange, Message, Output,
+    RaftMembers, Tags,
+};
+use funk::ids::{
+    BootId, ClusterId, ClusterName, Epoch, Instance, LogIndex, MemberKind, NodeId, RaftId, ShardId,
+    StoreId, Term,
+};
+use funk::log_message::LogMessage;
+use funk::time::Time;
+use funk::timing::Timing;
+use funk::transport::Peer;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+pub(crate) const SHARDS: u32 = 12;
+pub(crate) const CLUSTER: ClusterId = ClusterId(7);
+
+pub(crate) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// One node and what it did.
+pub(crate) struct Seat {
+    pub(crate) engine: Engine,
+    pub(crate) instance: Instance,
+    pub(crate) replica: Replicated,
+    pub(crate) applied: usize,
+    pub(crate) alive: bool,
+    /// Drains do not end.
+    pub(crate) busy: bool,
+    /// `acquire` does not end.
+    pub(crate) slow: bool,
+    /// It applies nothing.
+    pub(crate) lags: bool,
+    pub(crate) open: BTreeMap<ShardId, Epoch>,
+    pub(crate) closing: BTreeSet<(ShardId, Epoch)>,
+    pub(crate) acquiring: BTreeSet<(ShardId, Epoch)>,
+    pub(crate) lease: LeaseView,
+    pub(crate) events: Vec<Event>,
+    pub(crate) sent: Vec<(Time, NodeId, Message)>,
+    pub(crate) changes: Vec<MemberChange>,
+    pub(crate) transfers: Vec<RaftId>,
+    pub(crate) left: bool,
+}
+
+pub(crate) struct Bench {
+    pub(crate) now: Time,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) log: Vec<(Time, Term, LogMessage)>,
+    pub(crate) term: Term,
+    pub(crate) leader: Option<usize>,
+    /// Whether a quorum answers the leader.
+    pub(crate) quorum: bool,
+    /// Whether the log commits.
+    pub(crate) commits: bool,
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Members of the raft group, by seat; the first five vote.
+    pub(crate) group: Vec<usize>,
+    mail: Vec<(usize, usize, Message)>,
+}
+
+pub(crate) fn name(at: usize) -> NodeId {
+    NodeId::new(&format!("n{at}")).unwrap()
+}
+
+fn addr(at: usize) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::new(10, 0, 0, at as u8 + 1).into(), 7_000)
+}
+
+pub(crate) fn raft_id(at: usize) -> RaftId {
+    RaftId {
+        node: name(at),
+        store: StoreId(at as u64 + 100),
+    }
+}
+
+pub(crate) fn timing() -> Timing {
+    Timing {
+        drain_timeout: ms(600),
+        ..Timing::lan()
+    }
+}
+
+fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
+    let instance = Instance {
+        node: name(at),
+        boot: BootId(boot),
+    };
+    let config = EngineConfig {
+        cluster: ClusterName::new("bench").unwrap(),
+        instance: instance.clone(),
+        addr: addr(at),
+        store: raft_id(at).store,
+        kind: MemberKind::Voter,
+        seeds: (0..seats).filter(|&other| other != at).map(addr).collect(),
+        bootstrap_expect: 0,
+        shards: SHARDS,
+        voters: 5,
+        timing: timing(),
+        tags: Tags::default(),
+    };
+    Seat {
+        engine: Engine::new(config, ChaCha8Rng::seed_from_u64(at as u64), now),
+        instance,
+        replica: Replicated::default(),
+        applied: 0,
+        alive: true,
+        busy: false,
+        slow: false,
+        lags: false,
+        open: BTreeMap::new(),
+        closing: BTreeSet::new(),
+        acquiring: BTreeSet::new(),
+        lease: LeaseView::default(),
+        events: Vec::new(),
+        sent: Vec::new(),
+        changes: Vec::new(),
+        transfers: Vec::new(),
+        left: false,
+    }
+}
+
+impl Bench {
+    /// Nodes that know each other, with the first `group` of them in the raft group, and no leader.
+    pub(crate) fn new(seats: usize, group: usize) -> Self {
+        let now = Time(1_000_000_000);
+        let mut bench = Self {
+            now,
+            seats: (0..seats).map(|at| seat(at, 1, now, seats)).collect(),
+            log: Vec::new(),
+            term: Term(0),
+            leader: None,
+            quorum: true,
+            commits: true,
+            cut: BTreeSet::new(),
+            group: (0..group).collect(),
+            mail: Vec::new(),
+        };
+        for at in 0..seats {
+            bench.input(
+                at,
+                Input::Initialised {
+                    cluster: CLUSTER,
+                    only_own: false,
+                },
+            );
+        }
+        bench.tell_group();
+        bench.run(ms(400));
+        bench
+    }
+
+    /// The same with a leader, a map and a lease for everybody in the group.
+    pub(crate) fn settled(seats: usize, group: usize) -> Self {
+        let mut bench = Self::new(seats, group);
+        bench.elect(0);
+        bench.run(ms(1_000));
+        for at in 0..group {
+            assert_eq!(bench.seats[at].engine.pending(), None);
+            assert!(bench.is_leased(at), "n{at} is not leased");
+            assert_eq!(
+                bench.seats[at].open.len(),
+                SHARDS as usize / group,
+                "n{at} serves its part"
+            );
+        }
+        bench
+    }
+
+    pub(crate) fn is_leased(&self, at: usize) -> bool {
+        self.now < self.seats[at].lease.until
+    }
+
+    pub(crate) fn members(&self) -> RaftMembers {
+        let ids = |most: usize| {
+            self.group
+                .iter()
+                .take(most)
+                .map(|&at| raft_id(at))
+                .collect::<BTreeSet<_>>()
+        };
+        let last = LogIndex(self.log.len() as u64);
+        RaftMembers {
+            voters: vec![ids(5)],
+            members: self
+                .group
+                .iter()
+                .map(|&at| (raft_id(at), addr(at)))
+                .collect(),
+            matched: self.group.iter().map(|&at| (raft_id(at), last)).collect(),
+            last_index: last,
+        }
+    }
+
+    /// Raft tells everybody who is in the group.
+    pub(crate) fn tell_group(&mut self) {
+        let members = self.members();
+        for at in 0..self.seats.len() {
+            self.input(at, Input::RaftMembers(members.clone()));
+        }
+    }
+
+    /// The node wins the next term, and all that are there hear of it.
+    pub(crate) fn elect(&mut self, at: usize) {
+        self.term = Term(self.term.0 + 1);
+        self.leader = Some(at);
+        let term = self.term;
+        for to in 0..self.seats.len() {
+            let heard = to == at || !self.cut.contains(&(at, to));
+            if heard {
+                let leader = Some(raft_id(at));
+                self.input(
+                    to,
+                    Input::Leadership(Leadership {
+                        term,
+                        leader,
+                        is_leader: to == at,
+                    }),
+                );
+            }
+        }
+    }
+
+    pub(crate) fn kill(&mut self, at: usize) {
+        self.seats[at].alive = false;
+    }
+
+    /// Another run of the node, with the same store.
+    pub(crate) fn restart(&mut self, at: usize) {
+        let boot = self.seats[at].instance.boot.0 + 1;
+        let (replica, applied) = (self.seats[at].replica.clone(), self.seats[at].applied);
+        self.seats[at] = seat(at, boot, self.now, self.seats.len());
+        (self.seats[at].replica, self.seats[at].applied) = (replica.clone(), applied);
+        self.input(
+            at,
+            Input::Initialised {
+                cluster: CLUSTER,
+                only_own: false,
+            },
+        );
+        self.input(at, Input::Installed(replica));
+        let members = self.members();
+        self.input(at, Input::RaftMembers(members));
+        let leadership = Leadership {
+            term: self.term,
+            leader: self.leader.map(raft_id),
+            is_leader: false,
+        };
+        self.input(at, Input::Leadership(leadership));
+    }
+
+    pub(crate) fn isolate(&mut self, at: usize) {
+        self.cut
+            .extend((0..self.seats.len()).flat_map(|other| [(at, other), (other, at)]));
+    }
+
+    /// A drain that was held up ends.
+    pub(crate) fn let_go(&mut self, at: usize) {
+        self.seats[at].busy = false;
+        let closing = std::mem::take(&mut self.seats[at].closing);
+        self.input(at, Input::Drained(closing.into_iter().collect()));
+    }
+
+    pub(crate) fn input(&mut self, at: usize, input: Input) {
+        if !self.seats[at].alive {
+            return;
+        }
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            self.seats[at].engine.handle_input(self.now, input);
+            while let Some(output) = self.seats[at].engine.poll_output() {
+                inputs.extend(self.output(at, output));
+            }
+        }
+    }
+
+    fn output(&mut self, at: usize, output: Output) -> Vec<Input> {
+        let now = self.now;
+        let seat = &mut self.seats[at];
+        match output {
+            Output::Send { to, message } => {
+                let Some(to) = (0..self.seats.len()).find(|&other| addr(other) == to.addr) else {
+                    return vec![];
+                };
+                self.seats[at].sent.push((now, name(to), message.clone()));
+                self.mail.push((at, to, message));
+            }
+            Output::Propose { term, message } if self.leader == Some(at) && term == self.term => {
+                self.log.push((now, term, message));
+            }
+            Output::ChangeMembers(change) => seat.changes.push(change),
+            Output::TransferLeadership(to) => seat.transfers.push(to),
+            Output::Acquire(shards) => {
+                if !seat.slow {
+                    let failed = Vec::new();
+                    return vec![Input::Acquired { shards, failed }];
+                }
+                seat.acquiring.extend(shards);
+            }
+            Output::Open(shards) => seat.open.extend(shards),
+            Output::Close(shards) => {
+                shards.iter().for_each(|(shard, _)| {
+                    seat.open.remove(shard);
+                });
+                let (held, free): (Vec<_>, Vec<_>) = shards
+                    .into_iter()
+                    .partition(|pair| seat.busy || seat.acquiring.contains(pair));
+                seat.closing.extend(held);
+                return free
+                    .into_iter()
+                    .map(|pair| Input::Drained(vec![pair]))
+                    .collect();
+            }
+            Output::Lease(lease) => seat.lease = lease,
+            Output::Event(event) => seat.events.push(event),
+            Output::Left => seat.left = true,
+            _ => {}
+        }
+        vec![]
+    }
+
+    /// Time passes, a millisecond at a time.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.now < end {
+            self.now = self.now + ms(1);
+            self.deliver();
+            self.apply();
+            if let Some(leader) = self.leader.filter(|_| self.quorum) {
+                let (term, sent_at) = (self.term, self.now - ms(1));
+                self.input(leader, Input::QuorumAck { term, sent_at });
+            }
+            for at in 0..self.seats.len() {
+                if self.seats[at]
+                    .engine
+                    .poll_timeout()
+                    .is_some_and(|due| due <= self.now)
+                {
+                    self.input(at, Input::Tick);
+                }
+            }
+        }
+    }
+
+    /// Runs until it holds, at most for `most`; answers whether it does.
+    pub(crate) fn run_until(&mut self, most: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now + most;
+        while self.now < end && !holds(self) {
+            self.run(ms(1));
+        }
+        holds(self)
+    }
+
+    fn deliver(&mut self) {
+        for (from, to, message) in std::mem::take(&mut self.mail) {
+            if self.seats[from].alive && !self.cut.contains(&(from, to)) {
+                let peer = Peer {
+                    instance: self.seats[from].instance.clone(),
+                    addr: addr(from),
+                };
+                self.input(
+                    to,
+                    Input::Message {
+                        from: peer,
+                        message,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Everybody applies what is in the log and has not been applied.
+    fn apply(&mut self) {
+        if !self.commits {
+            return;
+        }
+        for at in 0..self.seats.len() {
+            let cut = self
+                .leader
+                .is_some_and(|leader| self.cut.contains(&(leader, at)));
+            while !self.seats[at].lags && !cut && self.seats[at].applied < self.log.len() {
+                let seat = &mut self.seats[at];
+                let (_, term, message) = self.log[seat.applied].clone();
+                seat.applied += 1;
+                // Index 0 is raft's own.
+                let index = LogIndex(seat.applied as u64);
+                let change = seat.replica.apply(index, term, &message);
+                self.input(
+                    at,
+                    Input::Applied {
+                        index,
+                        term,
+                        change,
+                    },
+                );
+            }
+        }
+    }
+
+    // What was seen.
+
+    pub(crate) fn proposals(&self) -> Vec<(Time, Term)> {
+        let proposals = |(at, term, message): &(Time, Term, LogMessage)| {
+            matches!(message, LogMessage::ProposedShardMap { .. }).then_some((*at, *term))
+        };
+        self.log.iter().filter_map(proposals).collect()
+    }
+
+    /// When the last commit was decided.
+    pub(crate) fn decided(&self) -> Vec<Time> {
+        let commits = |(at, _, message): &(Time, Term, LogMessage)| {
+            matches!(message, LogMessage::ShardMapCommitted { .. }).then_some(*at)
+        };
+        self.log.iter().filter_map(commits).collect()
+    }
+
+    /// Grants that one node sent to another since then.
+    pub(crate) fn grants(&self, from: usize, to: usize, since: Time) -> Vec<Time> {
+        let grant = |(at, node, message): &(Time, NodeId, Message)| {
+            let granted = matches!(message, Message::Ping(ping) if ping.grant.is_some());
+            (granted && *node == name(to) && *at >= since).then_some(*at)
+        };
+        self.seats[from].sent.iter().filter_map(grant).collect()
+    }
+
+    /// The newest acknowledgement that a node sent.
+    pub(crate) fn ack(&self, at: usize) -> Option<LogIndex> {
+        let pong = |(_, _, message): &(Time, NodeId, Message)| match message {
+            Message::Pong(pong) => Some(pong.acked),
+            _ => None,
+        };
+        self.seats[at].sent.iter().rev().find_map(pong).flatten()
+    }
+
+    pub(crate) fn owned(&self, by: usize) -> usize {
+        let map = self.seats[self.leader.expect("somebody leads")]
+            .engine
+            .committed();
+        map.owned_by(&self.seats[by].instance).count()
+    }
+
+    pub(crate) fn pending(&self) -> bool {
+        self.seats[self.leader.expect("somebody leads")]
+            .engine
+            .pending()
+            .is_some()
+    }
+}
