@@ -4,20 +4,31 @@
     reason = "this program stands outside the nodes: it measures them with the machine's own clock and threads"
 )]
 
+mod arguments;
+mod ca;
+mod call;
+mod client;
+mod counter;
+mod credentials;
 mod demo;
+mod failure;
+mod node;
+mod status;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use failure::{BAD_ARGUMENTS, Failure, finish};
+
 /// Names the log filter of all nodes; the syntax is that of `RUST_LOG`.
 const LOG_VARIABLE: &str = "FUNK_LOG";
 /// Without a filter: only what means that something is broken.
 const LOG_DEFAULT: &str = "error";
-/// Exit status for arguments that are not possible, as of clap.
-const BAD_ARGUMENTS: u8 = 2;
+/// What a node refuses and why; openraft also warns of each heartbeat that a dead node does not answer.
+const LOG_DEFAULT_OF_NODES: &str = "warn,openraft=error";
 /// Exit status after Ctrl-C, by convention.
 const INTERRUPTED: u8 = 130;
 
@@ -33,30 +44,59 @@ struct Program {
 enum Command {
     /// Run a cluster in this process and watch it survive: kills, restarts, a new leader, a node that leaves
     Demo(demo::DemoArgs),
+    /// Run one node with the counter service
+    Node(node::NodeArgs),
+    /// Call the counter service of running nodes, once or many times
+    Call(call::CallArgs),
+    /// Show what a running node says of itself and of the others
+    Status(status::StatusArgs),
+    /// Make an authority and issue certificates
+    Ca(ca::CaArgs),
 }
 
 fn main() -> ExitCode {
-    let Program {
-        command: Command::Demo(arguments),
-    } = Program::parse();
+    let Program { command } = Program::parse();
+    let log_default = match command {
+        Command::Node(_) => LOG_DEFAULT_OF_NODES,
+        _ => LOG_DEFAULT,
+    };
     let filter = EnvFilter::builder()
         .with_env_var(LOG_VARIABLE)
         .try_from_env()
-        .unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+        .unwrap_or_else(|_| EnvFilter::new(log_default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let options = match arguments.check(rand::random()) {
-        Ok(options) => options,
-        Err(errors) => return bad_arguments(&errors),
-    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("funk: the runtime does not start: {error}");
             return ExitCode::FAILURE;
         }
+    };
+    match command {
+        Command::Demo(arguments) => run_demo(&arguments, &runtime),
+        Command::Node(arguments) => finish("node", runtime.block_on(node::run(arguments))),
+        Command::Call(arguments) => finish("call", runtime.block_on(call::run(arguments))),
+        Command::Status(arguments) => finish("status", runtime.block_on(status::run(arguments))),
+        Command::Ca(arguments) => finish("ca", ca::run(arguments)),
+    }
+}
+
+/// Writes the last words of a command to standard output.
+fn write_out(text: &str) -> Result<u8, Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Failure::error(format!("the result cannot be written: {error}")))?;
+    Ok(0)
+}
+
+fn run_demo(arguments: &demo::DemoArgs, runtime: &tokio::runtime::Runtime) -> ExitCode {
+    let options = match arguments.check(rand::random()) {
+        Ok(options) => options,
+        Err(errors) => return bad_arguments(&errors),
     };
     runtime.block_on(async {
         tokio::select! {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::replicated::StaleEpoch;
 use crate::ids::{Epoch, LogIndex, NodeId, ShardId};
@@ -15,7 +16,7 @@ pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 pub const DEFAULT_SERVICE: &str = "default";
 
 /// What a request is for.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Target {
     Key(Bytes),
     Shard(ShardId),
@@ -126,9 +127,28 @@ pub enum CallError {
         /// The bound.
         max: usize,
     },
-    /// The node was stopped.
+    /// No node could be asked (of a [`Client`](crate::Client)). Certainly not executed.
+    #[error("no node could be asked: {0}")]
+    Unreachable(String),
+    /// The node was stopped. Certainly not executed.
     #[error("the node was stopped")]
     Stopped,
+}
+
+impl CallError {
+    /// Whether the request certainly was not executed for a reason that may pass: it may be sent again.
+    pub fn is_not_executed(&self) -> bool {
+        match self {
+            Self::Deadline { .. } | Self::Overloaded(_) | Self::Unreachable(_) | Self::Stopped => {
+                true
+            }
+            Self::Service(_)
+            | Self::Ambiguous(_)
+            | Self::NoSuchService { .. }
+            | Self::NoSuchShard { .. }
+            | Self::TooLarge { .. } => false,
+        }
+    }
 }
 
 /// Why a proposal has no result.

@@ -315,14 +315,14 @@ impl Cluster {
         self.node.routes.load().pending
     }
 
+    /// The node at this moment, as `funk status` shows it.
+    pub fn status(&self) -> crate::status::NodeStatus {
+        crate::status::of(&self.node)
+    }
+
     /// How often rare things happened on this node since it started, by name: dropped or malformed messages, refused
     /// grants, lapsed leases and the like. For metrics and for people.
     pub fn counters(&self) -> std::collections::BTreeMap<&'static str, u64> {
-        let mut all = self.node.counters.all();
-        let transport = self.node.transport.counters();
-        all.insert("connections refused", transport.refused);
-        all.insert("datagrams dropped", transport.datagrams_dropped);
-        all.insert("malformed packets", transport.malformed);
-        all
+        crate::status::counters(&self.node)
     }
 }

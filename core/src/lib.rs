@@ -9,6 +9,7 @@
 
 pub mod builder;
 pub mod call;
+pub mod client;
 pub mod cluster;
 mod driver;
 pub mod engine;
@@ -26,6 +27,7 @@ mod routing;
 pub mod runtime;
 pub mod service;
 pub mod state;
+pub mod status;
 pub mod storage;
 pub mod time;
 pub mod timing;
@@ -34,11 +36,13 @@ pub mod wire;
 
 pub use builder::{Builder, ConfigError, StartError};
 pub use call::{Answer, CallError, ProposeError, Proposed, Request};
+pub use client::Client;
 pub use cluster::{Cluster, Events, MemberInfo, Notice, Route};
 pub use engine::events::{Event, NodeState, Role};
 pub use guard::ShardGuard;
 pub use ids::{Epoch, NodeId, ShardId};
 pub use service::{AcquireError, OwnedShard, Service, ServiceError, ServiceRequest};
 pub use state::{Applied, ReplicatedState, RestoreError};
+pub use status::NodeStatus;
 pub use storage::Storage;
 pub use timing::Timing;

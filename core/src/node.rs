@@ -1,6 +1,6 @@
 //! One node's shared state: written by the driver, read by handles, guards and calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -106,6 +106,7 @@ pub(crate) struct Status {
     pub(crate) term: Term,
     pub(crate) cluster: Option<ClusterId>,
     pub(crate) members: Arc<BTreeMap<NodeId, Member>>,
+    pub(crate) voters: BTreeSet<NodeId>,
     pub(crate) tags: Arc<Tags>,
 }
 
@@ -138,9 +139,12 @@ impl Drop for Place {
 pub(crate) struct SharedCounters(Mutex<BTreeMap<&'static str, u64>>);
 
 impl SharedCounters {
-    pub(crate) fn add(&self, name: &'static str) {
+    /// Counts one more; how often it happened now.
+    pub(crate) fn add(&self, name: &'static str) -> u64 {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(name).or_default() += 1;
+        let count = counts.entry(name).or_default();
+        *count += 1;
+        *count
     }
 
     pub(crate) fn set_all(&self, values: impl Iterator<Item = (&'static str, u64)>) {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::ids::{ClusterName, Instance, PeerAddr};
+use crate::ids::{BootId, ClusterName, Instance, PeerAddr};
 
 pub mod conformance;
 pub mod memory;
@@ -22,11 +22,33 @@ pub mod pipes;
 /// A boxed future, because [`Transport`] is used as a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// What part somebody on the network takes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum PeerKind {
+    /// A node of the cluster.
+    #[default]
+    Node,
+    /// A client: it asks nodes and is asked nothing. Nodes never connect to one, and its name is in no relation to
+    /// those of nodes; any number of clients may have the same name.
+    Client,
+}
+
+impl fmt::Display for PeerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Client => "client",
+        })
+    }
+}
+
 /// Who a message came from: proven by the transport, not merely claimed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     /// Authenticated name, and the run that it announced.
     pub instance: Instance,
+    /// Whether that is the name of a node or of a client. Proven, too.
+    pub kind: PeerKind,
     /// Address that the message came from and that answers reach.
     pub addr: SocketAddr,
 }
@@ -62,6 +84,11 @@ pub enum Incoming {
         /// The stream.
         stream: Stream,
     },
+    /// A peer refuses this run of the node because a newer one was seen; a transport may say so more than once.
+    Superseded {
+        /// The newer run, if the peer named it.
+        by: Option<BootId>,
+    },
 }
 
 /// How a node introduces itself on every connection.
@@ -71,6 +98,8 @@ pub struct LocalNode {
     pub cluster: ClusterName,
     /// Name and run. The name must be the one that the node's credentials prove.
     pub instance: Instance,
+    /// A node, or a client, which only connects to others.
+    pub kind: PeerKind,
 }
 
 /// Why a transport could not do what was asked.

@@ -14,7 +14,7 @@ use funk::engine::Message;
 use funk::engine::message::{Grant, Ping, Pong};
 use funk::ids::{BootId, ClusterId, Instance, LogIndex, NodeId, PeerAddr, Term};
 use funk::time::Time;
-use funk::transport::{LocalNode, Transport, TransportError};
+use funk::transport::{LocalNode, PeerKind, Transport, TransportError};
 use funk::wire::{StreamKind, encode_datagram, write_frame};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -34,7 +34,13 @@ impl Attacker {
             boot: BootId(1),
         };
         let cluster = "test".parse().unwrap();
-        let incoming = transport.start(LocalNode { cluster, instance }).unwrap();
+        let incoming = transport
+            .start(LocalNode {
+                cluster,
+                instance,
+                kind: PeerKind::Node,
+            })
+            .unwrap();
         // Nobody reads what comes: a full queue on this side must not hold anybody up either.
         std::mem::forget(incoming);
         Self {
@@ -210,7 +216,13 @@ fn a_node_of_another_cluster_name_is_refused() {
             boot: BootId(1),
         };
         let cluster = "other".parse().unwrap();
-        let _incoming = transport.start(LocalNode { cluster, instance }).unwrap();
+        let _incoming = transport
+            .start(LocalNode {
+                cluster,
+                instance,
+                kind: PeerKind::Node,
+            })
+            .unwrap();
         let refused = transport.open_stream(&peer(&world, 1)).await;
         assert!(
             matches!(refused, Err(TransportError::Refused { .. })),

@@ -174,7 +174,15 @@ impl Authority {
 
     /// A fresh certificate for a node, ready to use.
     pub fn node_credentials(&self, node: &NodeId) -> Result<Credentials, TransportError> {
-        let issued = self.issue_node(node)?;
+        self.credentials(self.issue_node(node)?)
+    }
+
+    /// A fresh certificate for a client, ready to use.
+    pub fn client_credentials(&self, client: &NodeId) -> Result<Credentials, TransportError> {
+        self.credentials(self.issue_client(client)?)
+    }
+
+    fn credentials(&self, issued: Issued) -> Result<Credentials, TransportError> {
         Credentials::from_pem_with_names(
             &self.certificate_pem,
             &issued.certificate_pem,

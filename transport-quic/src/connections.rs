@@ -267,6 +267,7 @@ mod tests {
                     node: id(node),
                     boot: BootId(boot),
                 },
+                kind: funk::transport::PeerKind::Node,
                 addr: addr(port),
             },
             origin: Origin { dialed_here, dial },

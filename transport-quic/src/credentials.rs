@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use funk::ids::NodeId;
-use funk::transport::TransportError;
+use funk::transport::{PeerKind, TransportError};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -107,15 +107,16 @@ impl Credentials {
         &self.name
     }
 
-    /// Checks that a node of this name can use them.
-    pub(crate) fn check_node(&self, node: &NodeId) -> Result<(), TransportError> {
-        match &self.name {
-            PeerName::Node(name) if name == node => Ok(()),
-            other => Err(TransportError::Credentials(format!(
-                "the certificate is that of {other} but this is node `{node}`; \
-                 use the certificate of this node, or start it under the certificate's name"
-            ))),
+    /// Checks that a node or client of this name can use them.
+    pub(crate) fn check(&self, kind: PeerKind, name: &NodeId) -> Result<(), TransportError> {
+        if self.name.kind() == kind && self.name.name() == name {
+            return Ok(());
         }
+        Err(TransportError::Credentials(format!(
+            "the certificate is that of {} but this is {kind} `{name}`; \
+             use the certificate of this {kind}, or start it under the certificate's name",
+            self.name
+        )))
     }
 
     fn from_sources(
@@ -219,7 +220,10 @@ mod tests {
         assert_eq!(*good.name(), PeerName::Node(NodeId::new("n1").unwrap()));
         let text = format!("{good:?}");
         assert!(!text.contains("PRIVATE") && text.contains("n1"), "{text}");
-        assert!(good.check_node(&NodeId::new("n2").unwrap()).is_err());
+        assert!(
+            good.check(PeerKind::Node, &NodeId::new("n2").unwrap())
+                .is_err()
+        );
 
         let text = message(Credentials::from_pem(ca, &n1.certificate_pem, &n2.key_pem));
         assert!(text.contains("does not fit"), "{text}");
@@ -278,7 +282,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(*credentials.name(), PeerName::Client(n1.clone()));
-        let text = credentials.check_node(&n1).unwrap_err().to_string();
+        let text = credentials
+            .check(PeerKind::Node, &n1)
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("client `n1`"), "{text}");
     }
 }

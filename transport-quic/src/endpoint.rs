@@ -9,7 +9,7 @@ use bytes::Bytes;
 use funk::ids::{Instance, PeerAddr};
 use funk::limits::MAX_DATAGRAM_BYTES;
 use funk::runtime::Environment;
-use funk::transport::{Incoming, LocalNode, Peer, Stream, TransportError};
+use funk::transport::{Incoming, LocalNode, Peer, PeerKind, Stream, TransportError};
 use quinn::{Connection, ConnectionError, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Semaphore, mpsc};
@@ -34,6 +34,8 @@ use crate::tls::{self, Tls};
 const INCOMING_QUEUE: usize = 4_096;
 /// Handshakes under way that peers began; past it they are turned away.
 const MAX_HANDSHAKES: usize = 1_024;
+/// Clients connected at once; past it they are refused, and counted.
+const MAX_CLIENTS: usize = 4_096;
 /// Time for the closing frames to reach the peers.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a stream is opened anew when its connection turns out to be dead.
@@ -62,6 +64,8 @@ struct State {
     /// Given to the tasks of each connection; the node sees its end when all are gone.
     incoming: Option<mpsc::Sender<Incoming>>,
     connections: Connections<Link>,
+    /// Those of clients: each stands for itself, whatever its name.
+    clients: Vec<Arc<Link>>,
     dials: Dials<Link>,
 }
 
@@ -98,7 +102,7 @@ impl Endpoint {
         let switch = Arc::new(Switch::new(socket, local_addr, strays));
         let quic = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config,
-            Some(tls.server()),
+            (local.kind == PeerKind::Node).then(|| tls.server()),
             switch.clone(),
             Arc::new(tasks.clone()),
         )
@@ -115,6 +119,7 @@ impl Endpoint {
             state: Mutex::new(State {
                 incoming: Some(incoming),
                 connections: Connections::new(local.instance.node.clone()),
+                clients: Vec::new(),
                 dials: Dials::new(backoff),
             }),
             local,
@@ -216,7 +221,8 @@ impl Endpoint {
             let mut state = self.state();
             state.incoming = None;
             state.dials.clear();
-            state.connections.clear()
+            let clients = std::mem::take(&mut state.clients);
+            (state.connections.clear(), clients)
         };
         drop(links);
     }
@@ -244,10 +250,11 @@ impl Endpoint {
 
     fn is_self(&self, to: &PeerAddr) -> bool {
         to.addr == self.local_addr
-            || to
-                .node
-                .as_ref()
-                .is_some_and(|node| *node == self.local.instance.node)
+            || self.local.kind == PeerKind::Node
+                && to
+                    .node
+                    .as_ref()
+                    .is_some_and(|node| *node == self.local.instance.node)
     }
 
     fn monotonic(&self) -> Duration {
@@ -374,12 +381,14 @@ impl Endpoint {
         let theirs = Hello::read(&mut recv)
             .await
             .map_err(|error| refused(Refusal::BadHello(error)))?;
-        self.check(&quic, &theirs).map_err(refused)?;
+        let kind = self.check(&quic, &theirs).map_err(refused)?;
         let origin = Origin {
             dialed_here: true,
             dial,
         };
-        let link = self.admit(&quic, theirs.instance, origin).map_err(refused);
+        let link = self
+            .admit(&quic, theirs.instance, kind, origin)
+            .map_err(refused);
         unfinished.finish();
         link
     }
@@ -424,13 +433,13 @@ impl Endpoint {
         let theirs = Hello::read(&mut recv)
             .await
             .map_err(|error| refused(Refusal::BadHello(error)))?;
-        self.check(&quic, &theirs).map_err(refused)?;
+        let kind = self.check(&quic, &theirs).map_err(refused)?;
         let origin = Origin {
             dialed_here: false,
             dial: theirs.dial,
         };
         let hello = self.hello(theirs.dial).encode();
-        self.admit(&quic, theirs.instance, origin)
+        self.admit(&quic, theirs.instance, kind, origin)
             .map_err(refused)?;
         // Only now: the hello tells the peer that it was admitted. If it is lost, so is the connection.
         let _ = send.write_all(&hello).await;
@@ -449,20 +458,25 @@ impl Endpoint {
         }
     }
 
-    /// Compares what the peer says of itself with its certificate and with us.
-    fn check(&self, quic: &Connection, theirs: &Hello) -> Result<(), Refusal> {
+    /// Compares what the peer says of itself with its certificate and with us. Whether it is a node or a client
+    /// stands in the certificate alone.
+    fn check(&self, quic: &Connection, theirs: &Hello) -> Result<PeerKind, Refusal> {
         let local = &self.local.instance;
-        if theirs.instance == *local {
+        let proven = proven_name(quic, &*self.mapping);
+        let kind = match &proven {
+            Ok(name) if *name.name() == theirs.instance.node => name.kind(),
+            _ => {
+                return Err(Refusal::Name {
+                    claimed: theirs.instance.clone(),
+                    certificate: proven.map_or_else(|reason| reason, |name| name.to_string()),
+                });
+            }
+        };
+        let both_nodes = kind == PeerKind::Node && self.local.kind == PeerKind::Node;
+        if both_nodes && theirs.instance == *local {
             return Err(Refusal::Myself);
         }
-        let proven = proven_name(quic, &*self.mapping);
-        if proven != Ok(PeerName::Node(theirs.instance.node.clone())) {
-            return Err(Refusal::Name {
-                claimed: theirs.instance.clone(),
-                certificate: proven.map_or_else(|reason| reason, |name| name.to_string()),
-            });
-        }
-        if theirs.instance.node == local.node {
+        if both_nodes && theirs.instance.node == local.node {
             return Err(Refusal::SameName {
                 ours: local.clone(),
                 theirs: theirs.instance.clone(),
@@ -476,7 +490,7 @@ impl Endpoint {
                 our_cluster: self.local.cluster.clone(),
             });
         }
-        Ok(())
+        Ok(kind)
     }
 
     /// Takes up a connection, serves it from now on, and hands it to whoever waits for one.
@@ -484,11 +498,19 @@ impl Endpoint {
         self: &Arc<Self>,
         quic: &Connection,
         instance: Instance,
+        kind: PeerKind,
         origin: Origin,
     ) -> Result<Arc<Link>, Refusal> {
         let addr = canonical(quic.remote_address());
         let node = instance.node.clone();
-        let peer = Peer { instance, addr };
+        let peer = Peer {
+            instance,
+            kind,
+            addr,
+        };
+        if kind == PeerKind::Client {
+            return self.admit_client(Arc::new(Link::new(peer, origin, quic.clone())));
+        }
         let link = Arc::new(Link::new(peer, origin, quic.clone()));
         let at = PeerAddr {
             node: Some(node.clone()),
@@ -519,14 +541,33 @@ impl Endpoint {
         if let Some(doubtful) = admitted.doubtful {
             doubtful.probe();
         }
+        self.receive(&link, incoming);
+        self.flush(&kept, queued);
+        Ok(kept)
+    }
+
+    /// Takes up a client: nothing is ever opened towards it, and others of its name are none of its business.
+    fn admit_client(self: &Arc<Self>, link: Arc<Link>) -> Result<Arc<Link>, Refusal> {
+        let incoming = {
+            let mut state = self.state();
+            if state.clients.len() >= MAX_CLIENTS {
+                return Err(Refusal::TooManyClients);
+            }
+            state.clients.push(link.clone());
+            state.incoming.clone()
+        };
+        debug!(client = %link.peer.instance, addr = %link.peer.addr, "a client connected");
+        self.receive(&link, incoming);
+        Ok(link)
+    }
+
+    fn receive(self: &Arc<Self>, link: &Arc<Link>, incoming: Option<mpsc::Sender<Incoming>>) {
         if let Some(incoming) = incoming {
             let streams = receive_streams(link.clone(), incoming.clone());
             self.tasks.spawn(streams);
             let datagrams = self.clone().receive_datagrams(link.clone(), incoming);
             self.tasks.spawn(datagrams);
         }
-        self.flush(&kept, queued);
-        Ok(kept)
     }
 
     fn flush(&self, link: &Arc<Link>, queued: Vec<Bytes>) {
@@ -558,7 +599,13 @@ impl Endpoint {
                 },
             }
         };
-        self.state().connections.remove(&link);
+        match link.peer.kind {
+            PeerKind::Node => self.state().connections.remove(&link),
+            PeerKind::Client => {
+                let mut state = self.state();
+                state.clients.retain(|other| !Arc::ptr_eq(other, &link));
+            }
+        }
         self.note_end(&link, &end);
     }
 
@@ -592,12 +639,15 @@ impl Endpoint {
         }
     }
 
-    /// Makes the peers answer on all connections on which streams are open.
+    /// Makes the peers answer on all connections on which streams are open: an answer may take longer than the idle
+    /// timeout. A client probes all: its next request should not have to find out that its connection is gone.
     fn probe_used(&self) {
         let used: Vec<_> = {
             let state = self.state();
-            let links = state.connections.iter();
-            links.filter(|link| link.in_use()).cloned().collect()
+            let links = state.connections.iter().chain(&state.clients);
+            let is_client = self.local.kind == PeerKind::Client;
+            let wanted = links.filter(|link| is_client || link.in_use());
+            wanted.cloned().collect()
         };
         used.iter().for_each(|link| link.probe());
     }
@@ -606,6 +656,13 @@ impl Endpoint {
     fn note(&self, addr: SocketAddr, failure: &Failure) {
         let reason = match failure {
             Failure::Refused(reason) => reason,
+            Failure::Superseded { reason, by } => {
+                if let Some(incoming) = self.state().incoming.clone() {
+                    // With a full queue it is told again at the next attempt.
+                    let _ = incoming.try_send(Incoming::Superseded { by: *by });
+                }
+                reason
+            }
             Failure::Malformed(reason) => {
                 self.counters.add_malformed();
                 reason
@@ -622,11 +679,14 @@ impl Endpoint {
 
     fn note_end(&self, link: &Link, end: &ConnectionError) {
         let (peer, addr) = (&link.peer.instance, link.peer.addr);
-        if refusal::is_peers_close(end) {
+        if link.peer.kind == PeerKind::Node && refusal::is_peers_close(end) {
             self.counters.add_closed_by_peer();
         }
         match Failure::from(end) {
-            failure @ (Failure::Refused(_) | Failure::Malformed(_)) => self.note(addr, &failure),
+            failure
+            @ (Failure::Refused(_) | Failure::Malformed(_) | Failure::Superseded { .. }) => {
+                self.note(addr, &failure)
+            }
             Failure::Unreachable(reason) => debug!(%peer, %addr, reason, "connection ended"),
             Failure::Myself => {}
         }
@@ -705,9 +765,9 @@ fn proven_name(quic: &Connection, mapping: &dyn NameMapping) -> Result<PeerName,
 fn to_error(to: &PeerAddr, failure: &Failure) -> TransportError {
     let addr = to.addr;
     match failure.clone() {
-        Failure::Refused(reason) | Failure::Malformed(reason) => {
-            TransportError::Refused { addr, reason }
-        }
+        Failure::Refused(reason)
+        | Failure::Malformed(reason)
+        | Failure::Superseded { reason, .. } => TransportError::Refused { addr, reason },
         Failure::Unreachable(reason) => TransportError::Unreachable { addr, reason },
         Failure::Myself => TransportError::Refused {
             addr,

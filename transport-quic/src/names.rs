@@ -3,6 +3,7 @@
 use std::fmt;
 
 use funk::ids::NodeId;
+use funk::transport::PeerKind;
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -17,6 +18,23 @@ pub enum PeerName {
     Node(NodeId),
     /// A client or tool, which is no node even if it has the name of one.
     Client(NodeId),
+}
+
+impl PeerName {
+    /// The name without what it is the name of.
+    pub fn name(&self) -> &NodeId {
+        match self {
+            Self::Node(name) | Self::Client(name) => name,
+        }
+    }
+
+    /// What it is the name of.
+    pub fn kind(&self) -> PeerKind {
+        match self {
+            Self::Node(_) => PeerKind::Node,
+            Self::Client(_) => PeerKind::Client,
+        }
+    }
 }
 
 impl fmt::Display for PeerName {

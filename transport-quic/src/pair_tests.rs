@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use funk::ids::{BootId, ClusterName, Instance, NodeId, PeerAddr};
 use funk::runtime::Environment;
-use funk::transport::{Incoming, LocalNode, Stream, Transport};
+use funk::transport::{Incoming, LocalNode, PeerKind, Stream, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -38,6 +38,7 @@ impl Node {
                 node: name.clone(),
                 boot: BootId(1),
             },
+            kind: PeerKind::Node,
         };
         let incoming = transport.start(local).unwrap();
         Self {
@@ -67,7 +68,7 @@ impl Node {
                     stream.recv.read_exact(&mut [0]).await.unwrap();
                     return stream;
                 }
-                Incoming::Datagram { .. } => {}
+                Incoming::Datagram { .. } | Incoming::Superseded { .. } => {}
             }
         }
     }

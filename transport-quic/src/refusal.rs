@@ -19,6 +19,8 @@ pub(crate) const WRONG_NAME: u32 = 5;
 pub(crate) const STALE_RUN: u32 = 6;
 /// The introduction was unreadable or late.
 pub(crate) const BAD_HELLO: u32 = 7;
+/// The node has too many clients.
+pub(crate) const BUSY: u32 = 9;
 /// Application error code of a stream half that was dropped before its end.
 pub(crate) const ABANDONED: VarInt = VarInt::from_u32(8);
 
@@ -61,15 +63,19 @@ pub(crate) enum Refusal {
     BadHello(HelloError),
     #[error("this is the node itself")]
     Myself,
+    #[error("too many clients are connected to this node; use another one")]
+    TooManyClients,
 }
 
 impl Refusal {
     pub(crate) fn code(&self) -> VarInt {
         VarInt::from_u32(match self {
+            Self::SameName { ours, theirs } if theirs.boot < ours.boot => STALE_RUN,
             Self::Cluster { .. } | Self::Name { .. } | Self::SameName { .. } => WRONG_NAME,
             Self::StaleRun { .. } => STALE_RUN,
             Self::BadHello(_) => BAD_HELLO,
             Self::Myself => MYSELF,
+            Self::TooManyClients => BUSY,
         })
     }
 }
@@ -79,6 +85,8 @@ impl Refusal {
 pub(crate) enum Failure {
     /// The peer is not the one, or refused us: counted and logged.
     Refused(String),
+    /// As `Refused`, because a newer run of this node was seen.
+    Superseded { reason: String, by: Option<BootId> },
     /// As `Refused`, and the peer sent nonsense.
     Malformed(String),
     /// Nobody answers, or the connection broke.
@@ -93,6 +101,13 @@ impl From<Refusal> for Failure {
             Refusal::BadHello(HelloError::Lost(error)) => Self::from(&error),
             Refusal::BadHello(_) => Self::Malformed(refusal.to_string()),
             Refusal::Myself => Self::Myself,
+            Refusal::SameName {
+                ref ours,
+                ref theirs,
+            } if theirs.boot > ours.boot => Self::Superseded {
+                by: Some(theirs.boot),
+                reason: refusal.to_string(),
+            },
             other => Self::Refused(other.to_string()),
         }
     }
@@ -131,9 +146,13 @@ impl From<&ConnectionError> for Failure {
             ConnectionError::ApplicationClosed(close) => {
                 let reason = String::from_utf8_lossy(&close.reason);
                 match u32::try_from(close.error_code.into_inner()) {
-                    Ok(WRONG_NAME | STALE_RUN | REPLACED | BAD_HELLO) => {
+                    Ok(WRONG_NAME | BAD_HELLO) => {
                         Self::Refused(format!("the peer refused us: {reason}"))
                     }
+                    Ok(STALE_RUN | REPLACED) => Self::Superseded {
+                        reason: format!("the peer refused us: {reason}"),
+                        by: None,
+                    },
                     Ok(MYSELF) => Self::Myself,
                     Ok(GOODBYE) => Self::Unreachable("the peer is stopping".to_owned()),
                     _ => Self::Unreachable(format!("the peer closed the connection: {reason}")),

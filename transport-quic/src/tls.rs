@@ -170,7 +170,8 @@ fn refuse(reason: String) -> Error {
     )))))
 }
 
-/// Believes certificates of the cluster's authorities that name a node, on either side of a connection.
+/// Believes certificates of the cluster's authorities that name somebody: who answers must be a node, who dials may be
+/// a client.
 #[derive(Debug)]
 struct Verifier {
     roots: Arc<RootCertStore>,
@@ -197,7 +198,7 @@ impl Verifier {
         match name_in_certificate(certificate, &*self.mapping).map_err(refuse)? {
             PeerName::Node(node) => Ok(node),
             client @ PeerName::Client(_) => Err(refuse(format!(
-                "the certificate is that of {client}, which cannot take part as a node"
+                "the certificate is that of {client}, and only nodes answer: use one for a node name"
             ))),
         }
     }
@@ -273,7 +274,7 @@ impl ClientCertVerifier for Verifier {
         let verified = self
             .clients
             .verify_client_cert(end_entity, intermediates, now)?;
-        self.node_in(end_entity)?;
+        name_in_certificate(end_entity, &*self.mapping).map_err(refuse)?;
         Ok(verified)
     }
 

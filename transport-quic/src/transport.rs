@@ -123,7 +123,7 @@ fn enlarge_buffers(socket: &UdpSocket) {
 
 impl Transport for QuicTransport {
     fn start(&self, local: LocalNode) -> Result<mpsc::Receiver<Incoming>, TransportError> {
-        self.credentials.check_node(&local.instance.node)?;
+        self.credentials.check(local.kind, &local.instance.node)?;
         let socket = self.take_socket().ok_or(TransportError::Closed)?;
         let tasks = Tasks::new(Environment::current());
         let socket = match socket {

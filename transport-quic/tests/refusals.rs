@@ -5,9 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::{Behaviour, Node, Raw, eventually, expired, hello, id, local, refusal, warned};
-use funk::ids::PeerAddr;
-use funk::transport::{Transport, TransportError};
+use funk::ids::{BootId, PeerAddr};
+use funk::transport::{Incoming, LocalNode, PeerKind, Transport, TransportError};
 use funk_quic::{Authority, Credentials, QuicConfig, QuicTransport};
+use tokio::io::AsyncWriteExt;
 
 /// The node still works for those who are welcome.
 async fn still_serves(node: &mut Node, authority: &Authority) {
@@ -69,18 +70,76 @@ async fn a_peer_without_a_certificate_is_refused() {
     still_serves(&mut n1, &authority).await;
 }
 
+/// A client: what it sends is said to be a client's, and nobody mistakes it for the node of its name.
 #[tokio::test]
-async fn a_client_certificate_is_no_node() {
+async fn a_client_is_taken_for_a_client_and_not_for_the_node_of_its_name() {
+    let authority = Authority::new().unwrap();
+    let mut n1 = Node::start(&authority, "n1", 1);
+    let mut n2 = Node::start(&authority, "n2", 5);
+    // The node and two clients, one with an older run than the other, bear one name.
+    n2.exchange(&mut n1).await;
+    let clients = [
+        Node::client(&authority, "n2", 9),
+        Node::client(&authority, "n2", 3),
+    ];
+    let mut held = Vec::new();
+    for client in &clients {
+        let (peer, mut ours) = client.open(&n1.to()).await.unwrap();
+        assert_eq!(peer.kind, PeerKind::Node);
+        ours.send.write_all(b"x").await.unwrap();
+        let (from, theirs) = n1.stream().await;
+        assert_eq!(
+            (from.kind, &from.instance.node),
+            (PeerKind::Client, &id("n2"))
+        );
+        client.transport.send_datagram(&n1.to(), "x".into());
+        assert_eq!(n1.datagram().await.0.kind, PeerKind::Client);
+        held.push((ours, theirs));
+    }
+    let (from, _) = {
+        n2.transport.send_datagram(&n1.to(), "from the node".into());
+        n1.datagram().await
+    };
+    assert_eq!(from.kind, PeerKind::Node);
+    assert_eq!(from.addr, n2.addr());
+    n1.exchange(&mut n2).await;
+    assert_eq!(n1.counters().refused, 0);
+}
+
+#[tokio::test]
+async fn a_client_cannot_claim_another_name_or_be_dialled() {
     let authority = Authority::new().unwrap();
     let n1 = Node::start(&authority, "n1", 1);
     let client = authority.issue_client(&id("n2")).unwrap();
     let raw = Raw::new(Some(&client), Behaviour::default());
-    raw.rejected(n1.addr(), &hello("test", "n2", 1, 1)).await;
+    let reason = raw.rejected(n1.addr(), &hello("test", "n3", 1, 1)).await;
+    assert!(
+        reason.contains("n3/1 introduced itself with the certificate of client `n2`"),
+        "{reason}"
+    );
     eventually(|| n1.counters().refused == 1).await;
-    let raw_addr = raw.endpoint.local_addr().unwrap().to_string();
-    warned(&[&raw_addr, "client `n2`"]).await;
     let reason = raw.refused_by(&n1, "n2").await;
     assert!(reason.contains("client `n2`"), "{reason}");
+    let elsewhere = raw.rejected(n1.addr(), &hello("prod", "n2", 1, 1)).await;
+    assert!(elsewhere.contains("wrong cluster"), "{elsewhere}");
+}
+
+#[tokio::test]
+async fn a_client_starts_with_a_clients_certificate_only() {
+    let authority = Authority::new().unwrap();
+    for credentials in [
+        authority.node_credentials(&id("cli")).unwrap(),
+        authority.client_credentials(&id("other")).unwrap(),
+    ] {
+        let transport =
+            QuicTransport::bind(common::loopback(), credentials, QuicConfig::default()).unwrap();
+        let client = LocalNode {
+            kind: PeerKind::Client,
+            ..local("test", "cli", 1)
+        };
+        let error = transport.start(client).unwrap_err().to_string();
+        assert!(error.contains("this is client `cli`"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -216,8 +275,8 @@ async fn a_peer_that_never_introduces_itself_is_dropped() {
 #[tokio::test]
 async fn two_nodes_of_one_name_refuse_each_other_and_a_node_ignores_itself() {
     let authority = Authority::new().unwrap();
-    let one = Node::start(&authority, "n1", 1);
-    let other = Node::start(&authority, "n1", 2);
+    let mut one = Node::start(&authority, "n1", 1);
+    let mut other = Node::start(&authority, "n1", 2);
     let seed = PeerAddr {
         node: None,
         addr: other.addr(),
@@ -228,6 +287,29 @@ async fn two_nodes_of_one_name_refuse_each_other_and_a_node_ignores_itself() {
         "{reason}"
     );
     eventually(|| one.counters().refused == 1 && other.counters().refused == 1).await;
+    let told = common::soon(one.incoming.recv()).await;
+    assert!(
+        matches!(told, Some(Incoming::Superseded { by: None })),
+        "{told:?}"
+    );
+    assert!(other.incoming.try_recv().is_err(), "the newer one stays");
+    // Dialled by the newer one, the older one knows by which.
+    let seed = PeerAddr {
+        node: None,
+        addr: one.addr(),
+    };
+    refusal(other.open(&seed).await);
+    let told = common::soon(one.incoming.recv()).await;
+    assert!(
+        matches!(
+            told,
+            Some(Incoming::Superseded {
+                by: Some(BootId(2))
+            })
+        ),
+        "{told:?}"
+    );
+    assert!(other.incoming.try_recv().is_err(), "the newer one stays");
 
     let own = PeerAddr {
         node: None,
@@ -235,7 +317,7 @@ async fn two_nodes_of_one_name_refuse_each_other_and_a_node_ignores_itself() {
     };
     let reason = refusal(one.open(&own).await);
     assert!(reason.contains("this node itself"), "{reason}");
-    assert_eq!(one.counters().refused, 1, "a seed list may name the node");
+    assert_eq!(one.counters().refused, 2, "a seed list may name the node");
 
     // By an address that the node does not know to be its own.
     let credentials = authority.node_credentials(&id("n3")).unwrap();
@@ -269,11 +351,32 @@ async fn an_older_run_is_refused() {
     let mut n1 = Node::start(&authority, "n1", 1);
     let newer = Node::start(&authority, "n2", 8);
     newer.exchange(&mut n1).await;
-    let older = Node::start(&authority, "n2", 7);
+    let mut older = Node::start(&authority, "n2", 7);
     let reason = refusal(older.open(&n1.to()).await);
     assert!(reason.contains("n2/7 is an old run: run 8"), "{reason}");
     eventually(|| n1.counters().refused == 1 && older.counters().refused == 1).await;
+    let told = common::soon(older.incoming.recv()).await;
+    assert!(
+        matches!(told, Some(Incoming::Superseded { .. })),
+        "{told:?}"
+    );
     newer.exchange(&mut n1).await;
+}
+
+#[tokio::test]
+async fn a_run_whose_successor_connects_is_told() {
+    let authority = Authority::new().unwrap();
+    let mut n1 = Node::start(&authority, "n1", 1);
+    let mut older = Node::start(&authority, "n2", 7);
+    older.exchange(&mut n1).await;
+    let newer = Node::start(&authority, "n2", 8);
+    newer.exchange(&mut n1).await;
+    let told = common::soon(older.incoming.recv()).await;
+    assert!(
+        matches!(told, Some(Incoming::Superseded { .. })),
+        "{told:?}"
+    );
+    warned(&["local=n2/7", "a newer run of this node"]).await;
 }
 
 #[tokio::test]

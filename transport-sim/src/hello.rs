@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BufMut};
 use funk::ids::{BootId, ClusterName, Instance, NodeId};
+use funk::transport::PeerKind;
 
 /// Version of the simulated transport's own format.
 const VERSION: u8 = 1;
@@ -16,6 +17,7 @@ pub(crate) const MAX_HELLO_BYTES: usize = 1_024;
 pub(crate) struct Hello {
     pub(crate) cluster: ClusterName,
     pub(crate) instance: Instance,
+    pub(crate) kind: PeerKind,
     /// Port at which the speaker listens.
     pub(crate) port: u16,
     /// The name that the other must have, if it is known.
@@ -24,7 +26,7 @@ pub(crate) struct Hello {
 
 impl Hello {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![VERSION, u8::from(self.kind == PeerKind::Client)];
         bytes.put_u64_le(self.instance.boot.0);
         bytes.put_u16_le(self.port);
         let expected = self.expected.as_ref().map_or("", NodeId::as_str);
@@ -41,6 +43,11 @@ impl Hello {
         if bytes.try_get_u8().ok()? != VERSION {
             return None;
         }
+        let kind = match bytes.try_get_u8().ok()? {
+            0 => PeerKind::Node,
+            1 => PeerKind::Client,
+            _ => return None,
+        };
         let boot = BootId(bytes.try_get_u64_le().ok()?);
         let port = bytes.try_get_u16_le().ok()?;
         let cluster = ClusterName::new(name(bytes)?).ok()?;
@@ -52,6 +59,7 @@ impl Hello {
         Some(Self {
             cluster,
             instance: Instance { node, boot },
+            kind,
             port,
             expected,
         })
@@ -102,6 +110,7 @@ mod tests {
                     node: NodeId::new("alice").unwrap(),
                     boot: BootId(7),
                 },
+                kind: PeerKind::Client,
                 port: 7_000,
                 expected,
             };

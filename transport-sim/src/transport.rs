@@ -13,7 +13,8 @@ use funk::limits::MAX_DATAGRAM_BYTES;
 use funk::runtime::Environment;
 use funk::transport::pipes::{self, Pipes};
 use funk::transport::{
-    BoxFuture, Incoming, LocalNode, Peer, Stream, Transport, TransportCounters, TransportError,
+    BoxFuture, Incoming, LocalNode, Peer, PeerKind, Stream, Transport, TransportCounters,
+    TransportError,
 };
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -73,6 +74,7 @@ struct Running {
 /// A stream on the books.
 struct Open {
     instance: Instance,
+    kind: PeerKind,
     pipes: Weak<Pipes>,
 }
 
@@ -128,6 +130,7 @@ impl Inner {
         Ok(Hello {
             cluster: running.local.cluster.clone(),
             instance: running.local.instance.clone(),
+            kind: running.local.kind,
             port: self.addr.port(),
             expected,
         })
@@ -146,6 +149,9 @@ impl Inner {
         let mut state = self.lock();
         let running = state.running.as_mut().ok_or("the transport is closed")?;
         let ours = &running.local;
+        if (hello.kind, ours.kind) == (PeerKind::Client, PeerKind::Client) {
+            return Err("a client asks nodes only".to_owned());
+        }
         if hello.cluster != ours.cluster {
             return Err(format!(
                 "the cluster is {}, not {}",
@@ -159,22 +165,32 @@ impl Inner {
         if let Some(expected) = expected.filter(|expected| **expected != ours.instance.node) {
             return Err(format!("this is {}, not {expected}", ours.instance.node));
         }
+        let peer = Peer {
+            instance: hello.instance.clone(),
+            kind: hello.kind,
+            addr: SocketAddr::new(ip, hello.port),
+        };
+        if hello.kind == PeerKind::Client {
+            // Any number of clients may have one name.
+            return Ok(peer);
+        }
         let newest = running.newest.entry(node.clone()).or_insert(*boot);
         if boot < newest {
             return Err(format!("a newer run of {node} was seen"));
         }
         if boot > newest {
             *newest = *boot;
-            let is_older = |open: &&Open| open.instance.node == *node && open.instance.boot < *boot;
+            let is_older = |open: &&Open| {
+                open.kind == PeerKind::Node
+                    && open.instance.node == *node
+                    && open.instance.boot < *boot
+            };
             let replaced = state.streams.iter().filter(is_older);
             for pipes in replaced.filter_map(|open| open.pipes.upgrade()) {
                 pipes.replace();
             }
         }
-        Ok(Peer {
-            instance: hello.instance.clone(),
-            addr: SocketAddr::new(ip, hello.port),
-        })
+        Ok(peer)
     }
 
     fn refuse(&self, peer: SocketAddr, reason: &str) {
@@ -213,7 +229,7 @@ impl Inner {
     fn carry(
         &self,
         connection: Connection,
-        instance: Instance,
+        peer: &Peer,
         first: Option<Bytes>,
     ) -> Result<Stream, TransportError> {
         let (pipes, node, inner) = pipes::new();
@@ -222,7 +238,8 @@ impl Inner {
         let running = state.running.as_ref().ok_or(TransportError::Closed)?;
         let farewell = running.farewell.clone();
         let open = Open {
-            instance,
+            instance: peer.instance.clone(),
+            kind: peer.kind,
             pipes: Arc::downgrade(&pipes),
         };
         state.streams.push(open);
@@ -323,7 +340,7 @@ impl Transport for SimTransport {
                     reason: "no answer in time".to_owned(),
                 })
             })?;
-            let stream = self.0.carry(connection, peer.instance.clone(), None)?;
+            let stream = self.0.carry(connection, &peer, None)?;
             Ok((peer, stream))
         })
     }

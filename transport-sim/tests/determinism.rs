@@ -38,6 +38,7 @@ fn payload(node: &SimNode, most: usize) -> Bytes {
 async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
     let transport: Arc<dyn Transport> = node.bind().await?;
     let mut incoming = transport.start(LocalNode {
+        kind: funk::transport::PeerKind::Node,
         cluster: ClusterName::new("chat")?,
         instance: Instance {
             node: node.name.clone(),
@@ -50,6 +51,7 @@ async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
         while let Some(incoming) = incoming.recv().await {
             match incoming {
                 Incoming::Datagram { .. } => tally.borrow_mut().datagrams += 1,
+                Incoming::Superseded { .. } => {}
                 Incoming::Stream { stream, .. } => {
                     let environment = environment.clone();
                     node.environment.spawn(async move {

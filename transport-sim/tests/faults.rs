@@ -37,6 +37,7 @@ fn wait_for(simulation: &mut Simulation, log: &Log, what: &str) {
 async fn start(node: &SimNode, claim: &NodeId) -> (Arc<SimTransport>, mpsc::Receiver<Incoming>) {
     let transport = node.bind().await.unwrap();
     let incoming = transport.start(LocalNode {
+        kind: funk::transport::PeerKind::Node,
         cluster: ClusterName::new("faults").unwrap(),
         instance: Instance {
             node: claim.clone(),
@@ -75,6 +76,7 @@ async fn holder(node: SimNode, log: Log) -> turmoil::Result {
     while let Some(incoming) = incoming.recv().await {
         let (from, stream) = match incoming {
             Incoming::Stream { from, stream } => (from, stream),
+            Incoming::Superseded { .. } => continue,
             Incoming::Datagram { from, .. } => {
                 say(&log, format!("datagram from {}", from.instance));
                 continue;

@@ -9,49 +9,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use funk::ids::{Epoch, ShardId};
-use funk::{
-    Applied, ProposeError, ReplicatedState, RestoreError, Service, ServiceError, ServiceRequest,
-};
+use funk::{Applied, ReplicatedState, RestoreError, Service, ServiceError, ServiceRequest};
 use serde::{Deserialize, Serialize};
 
 use super::measure::ledger::Ledger;
-
-/// Body of a request that adds one to the counter of its key.
-pub(crate) const INCREMENT: &[u8] = b"increment";
-/// Body of a request that asks for the counter of its key, or, sent to a shard, whether it is answered.
-pub(crate) const GET: &[u8] = b"get";
-
-/// What the service says when it did not do what was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Refusal {
-    /// Certainly not executed: ask again.
-    NotExecuted,
-    /// It may be executed or not.
-    Ambiguous,
-    /// Neither [`INCREMENT`] nor [`GET`], or a key that is no text.
-    BadRequest,
-}
-
-impl Refusal {
-    const ALL: [(Self, &'static str); 3] = [
-        (Self::NotExecuted, "not executed"),
-        (Self::Ambiguous, "ambiguous"),
-        (Self::BadRequest, "bad request"),
-    ];
-
-    /// Reads what [`Counter`] answered; `None`: it said something else.
-    pub(crate) fn decode(error: &[u8]) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(_, text)| text.as_bytes() == error);
-        found.map(|(refusal, _)| *refusal)
-    }
-}
-
-impl From<Refusal> for ServiceError {
-    fn from(refusal: Refusal) -> Self {
-        let text = Refusal::ALL.iter().find(|(known, _)| *known == refusal);
-        ServiceError::from(text.map_or("", |(_, text)| *text))
-    }
-}
+use crate::counter::protocol::{GET, INCREMENT, Refusal, encode};
 
 /// One node's replica of all counters.
 pub(crate) type Replica = Arc<RwLock<Counters>>;
@@ -62,16 +24,6 @@ pub(crate) struct Counters {
     values: BTreeMap<String, u64>,
     /// The highest token that was applied, by shard.
     tokens: BTreeMap<u32, u64>,
-}
-
-/// A counter's value on the wire.
-pub(crate) fn encode(value: u64) -> Bytes {
-    Bytes::copy_from_slice(&value.to_be_bytes())
-}
-
-/// The value in an answer; `None`: it holds no value.
-pub(crate) fn decode(body: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(body.try_into().ok()?))
 }
 
 /// The service on one node.
@@ -101,22 +53,10 @@ impl Service for Counter {
             }
             INCREMENT => match held.guard().propose(request.key.clone()).await {
                 Ok(proposed) => Ok(proposed.response),
-                Err(error) => Err(refusal_for(&error).into()),
+                Err(error) => Err(Refusal::from(&error).into()),
             },
             _ => Err(Refusal::BadRequest.into()),
         }
-    }
-}
-
-fn refusal_for(error: &ProposeError) -> Refusal {
-    match error {
-        ProposeError::Stale(_)
-        | ProposeError::Lapsed
-        | ProposeError::NoLeader(_)
-        | ProposeError::Overloaded
-        | ProposeError::TooLarge { .. } => Refusal::NotExecuted,
-        // A node that was stopped while it waited for the entry may have had it committed.
-        ProposeError::Ambiguous(_) | ProposeError::Stopped => Refusal::Ambiguous,
     }
 }
 
@@ -161,6 +101,7 @@ impl ReplicatedState for CounterState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::protocol::decode;
     use funk::ids::LogIndex;
 
     fn state() -> CounterState {
@@ -195,20 +136,5 @@ mod tests {
             Some(4),
             "a bad snapshot changes nothing"
         );
-    }
-
-    #[test]
-    fn refusals_are_read_back() {
-        for (refusal, _) in Refusal::ALL {
-            let ServiceError(bytes) = refusal.into();
-            assert_eq!(Refusal::decode(&bytes), Some(refusal));
-        }
-        assert_eq!(Refusal::decode(b"else"), None);
-    }
-
-    #[test]
-    fn values_are_eight_bytes() {
-        assert_eq!(decode(&encode(7)), Some(7));
-        assert_eq!(decode(b"123"), None);
     }
 }

@@ -24,13 +24,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::counter::{self, GET, INCREMENT, Refusal};
 use super::fleet::{Callers, LiveNode};
 use super::measure::counts::Counts;
 use super::measure::histogram::Histogram;
 use super::measure::now;
 use super::measure::windows::Windows;
 use super::options::Options;
+use crate::counter::protocol::{self, GET, INCREMENT, Refusal};
 
 /// Counters that the load uses.
 const KEYS: usize = 4_096;
@@ -188,7 +188,7 @@ impl Requests {
                 Kind::Increment => Request::key(name, INCREMENT),
             };
             let error = match node.cluster.call(request.deadline(time_left)).await {
-                Ok(answer) => match counter::decode(&answer.body) {
+                Ok(answer) => match protocol::decode(&answer.body) {
                     Some(value) => return Outcome::Ok(value),
                     None => return Outcome::Failed("the answer holds no value".to_owned()),
                 },

@@ -11,10 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::counter::{GET, Refusal};
 use super::fleet::{Callers, LiveNode};
 use super::load::Requests;
 use super::measure::now;
+use crate::counter::protocol::{GET, Refusal};
 
 /// Time between two probes of random shards: about what a stall of a millisecond needs to be seen.
 const PERIOD: Duration = Duration::from_millis(1);

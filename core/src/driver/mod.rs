@@ -56,6 +56,8 @@ struct Driver {
     has_left: bool,
     /// The engine wants to begin with an empty log.
     abandons_log: bool,
+    /// It goes because a newer run of its name is there.
+    is_superseded: bool,
     /// How far the lease clock was ahead of the monotonic clock at the last look.
     lead: Duration,
     members_changed: bool,
@@ -95,7 +97,13 @@ impl Driver {
                     break;
                 }
                 Wake::Command(command) => self.obey(command),
-                Wake::Input(input) => self.handle(input),
+                Wake::Input(input) => {
+                    let concerns_voters = matches!(input, Input::RaftMembers(_));
+                    self.handle(input);
+                    if concerns_voters && self.engine.voters() != self.node.status.load().voters {
+                        self.members_changed = true;
+                    }
+                }
                 Wake::Datagram(from, bytes) => match decode_datagram(&bytes) {
                     Ok(message) => self.handle(Input::Message { from, message }),
                     Err(error) => {
@@ -319,6 +327,10 @@ impl Driver {
             }
             Output::Event(event) => {
                 log(&self.node, &event);
+                if matches!(event, Event::Superseded { .. }) {
+                    self.is_superseded = true;
+                    self.node.lease.revoke();
+                }
                 // Whoever is told of a change finds it when it looks.
                 self.publish();
                 self.node.emit(event);
@@ -400,12 +412,13 @@ impl Driver {
             term: self.engine.term(),
             cluster: self.engine.cluster(),
             members,
+            voters: self.engine.voters(),
             tags,
         }));
     }
 
     async fn stop(mut self) {
-        if self.has_left {
+        if self.has_left && !self.is_superseded {
             // The goodbye is on its way; a connection that closes at once would take it along.
             self.node
                 .environment
@@ -460,6 +473,15 @@ fn log(node: &Node, event: &Event) {
             "another cluster of the same name was met and refused: two were formed where one was meant; stop the \
              nodes of one of them and start them anew with the seeds of the other"
         ),
+        Event::Superseded { by } => {
+            let by = by.map_or_else(|| "run".to_owned(), |by| format!("run {by}"));
+            tracing::error!(
+                node = %node.instance,
+                "a newer {by} of node `{}` is in the cluster: this one stops; give each process a node name of its own \
+                 (if there is no other process, this machine's clock went back: set it right and start again)",
+                node.instance.node
+            );
+        }
         Event::NodeFailed(other) => tracing::warn!(node = %node.instance, %other, "a node failed"),
         Event::AcquireFailed { shard, epoch } => {
             tracing::warn!(node = %node.instance, %shard, %epoch, "a shard could not be acquired");

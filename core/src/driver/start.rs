@@ -43,6 +43,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
     };
     let transport = checked.transport;
     let incoming = transport.start(LocalNode {
+        kind: crate::transport::PeerKind::Node,
         cluster: checked.cluster.clone(),
         instance: instance.clone(),
     })?;
@@ -122,7 +123,12 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         stopped: AtomicBool::new(false),
     });
     let (datagrams_sender, datagrams) = mpsc::channel(DATAGRAM_QUEUE);
-    environment.spawn(streams::receive(node.clone(), incoming, datagrams_sender));
+    environment.spawn(streams::receive(
+        node.clone(),
+        incoming,
+        datagrams_sender,
+        facts_sender.clone(),
+    ));
     if checked.kind == MemberKind::NonMember {
         environment.spawn(observe::follow(node.clone(), facts_sender));
     }
@@ -137,6 +143,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         stopping: Vec::new(),
         has_left: false,
         abandons_log: false,
+        is_superseded: false,
         lead: environment
             .now()
             .since(crate::time::Time::default() + environment.monotonic()),

@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::observe;
+use crate::engine::Input;
 use crate::limits::MAX_FRAME_BYTES;
 use crate::node::Node;
-use crate::transport::{Incoming, Peer, Stream};
+use crate::transport::{Incoming, Peer, PeerKind, Stream};
 use crate::wire::{self, StreamKind};
-use crate::{proposals, routing};
+use crate::{proposals, routing, status};
 
 /// How long a peer may take to send a request, or to take the response.
 const TRANSFER_WITHIN: Duration = Duration::from_secs(30);
@@ -22,6 +23,7 @@ pub(super) async fn receive(
     node: Arc<Node>,
     mut incoming: mpsc::Receiver<Incoming>,
     datagrams: mpsc::Sender<(Peer, Bytes)>,
+    facts: mpsc::UnboundedSender<Input>,
 ) {
     let mut tasks = JoinSet::new();
     loop {
@@ -33,6 +35,9 @@ pub(super) async fn receive(
         };
         match next {
             None => return,
+            Some(Incoming::Datagram { from, .. }) if from.kind == PeerKind::Client => {
+                refuse_client(&node, &from, "a datagram", "datagrams of clients refused");
+            }
             Some(Incoming::Datagram { from, payload }) => {
                 if datagrams.try_send((from, payload)).is_err() {
                     node.counters.add("datagrams dropped by a busy driver");
@@ -43,7 +48,25 @@ pub(super) async fn receive(
                 #[allow(clippy::disallowed_methods, reason = "within the node's environment")]
                 tasks.spawn(node.environment.scope(served));
             }
+            Some(Incoming::Superseded { by }) => {
+                // Nobody listens once the driver has ended.
+                let _ = facts.send(Input::Superseded { by });
+            }
         }
+    }
+}
+
+/// What clients have no business with. Logged ever more rarely, so that a client cannot fill the log.
+fn refuse_client(node: &Node, from: &Peer, what: &str, counter: &'static str) {
+    let count = node.counters.add(counter);
+    if count.is_power_of_two() {
+        tracing::warn!(
+            node = %node.instance,
+            client = %from.instance.node,
+            addr = %from.addr,
+            count,
+            "refused {what} of a client: only nodes, with a certificate for a node name, take part in the cluster"
+        );
     }
 }
 
@@ -59,6 +82,11 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 async fn try_serve(node: &Arc<Node>, from: &Peer, stream: Stream) -> Result<(), Error> {
     let environment = &node.environment;
     let (kind, mut stream) = wire::accept(environment, stream, TRANSFER_WITHIN).await?;
+    if from.kind == PeerKind::Client && !kind.is_for_clients() {
+        let what = format!("a {kind:?} stream");
+        refuse_client(node, from, &what, "streams of clients refused");
+        return Ok(());
+    }
     let request =
         wire::read_request(environment, &mut stream, MAX_FRAME_BYTES, TRANSFER_WITHIN).await?;
     let response = match kind {
@@ -70,6 +98,8 @@ async fn try_serve(node: &Arc<Node>, from: &Peer, stream: Stream) -> Result<(), 
         StreamKind::Propose => proposals::serve(node, &request).await,
         StreamKind::Tags => Some(own_tags(node)),
         StreamKind::Observe => observe::serve(node, &request).await,
+        StreamKind::ClientCall => routing::serve_client(node, &request).await,
+        StreamKind::Status => Some(status::serve(node)),
     };
     match response {
         Some(response) => Ok(wire::respond(environment, stream, &response, TRANSFER_WITHIN).await?),

@@ -1,9 +1,20 @@
 //! What happens to a node, in order, as its application sees it.
 
-use crate::ids::{Epoch, Instance, LogIndex, NodeId, ShardId};
+use crate::ids::{BootId, Epoch, Instance, LogIndex, NodeId, ShardId};
 
 /// What a node is doing. `Starting -> Joining -> { Voting | Resharding | Operational }* -> Stopping -> Invalid`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// Stopped; the handle is of no use any more.
@@ -40,7 +51,18 @@ impl NodeState {
 }
 
 /// What part a node takes at the moment.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Not yet known.
@@ -112,6 +134,12 @@ pub enum Event {
         instance: Instance,
         /// What it expects.
         expect: u16,
+    },
+    /// A newer run of this node's name is in the cluster: two processes run under one name, or the machine's clock
+    /// went back between two runs. This one stops serving at once and ends.
+    Superseded {
+        /// The newer run, if it is known.
+        by: Option<BootId>,
     },
     /// The node is stopping.
     Stopping,

@@ -10,7 +10,7 @@ use super::message::Message;
 use super::replicated::{Change, Replicated};
 use super::shard_map::ShardMap;
 use crate::ids::{
-    ClusterId, Epoch, Instance, LogIndex, NodeId, PeerAddr, RaftId, ShardId, StoreId, Term,
+    BootId, ClusterId, Epoch, Instance, LogIndex, NodeId, PeerAddr, RaftId, ShardId, StoreId, Term,
 };
 use crate::log_message::LogMessage;
 use crate::time::Time;
@@ -91,6 +91,11 @@ pub enum Input {
         leader: Option<NodeId>,
         /// The committed map.
         map: Arc<ShardMap>,
+    },
+    /// A peer refuses this run because a newer one of the same name was seen (the transport says so).
+    Superseded {
+        /// The newer run, if the peer named it.
+        by: Option<BootId>,
     },
     /// The application asks to leave: drain, then be removed (rule M5).
     Leave,

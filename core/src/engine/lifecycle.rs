@@ -84,6 +84,7 @@ impl Engine {
                 MembershipOutput::ForeignCluster { node, cluster } => {
                     self.meet_foreign_cluster(node, cluster)
                 }
+                MembershipOutput::Superseded(by) => self.handle_superseded(Some(by)),
             }
         }
         // A suspicion is no event, but calls that wait for the suspect are given up.
@@ -278,6 +279,19 @@ impl Engine {
         }
         self.membership.leave(self.now);
         self.drain_membership();
+        self.outputs.push_back(Output::Left);
+    }
+
+    /// A newer run of this node is in the cluster, and nobody believes this one any more: it serves nothing from now
+    /// on and ends. No goodbye, which would be said in the name of the newer run.
+    pub(super) fn handle_superseded(&mut self, by: Option<BootId>) {
+        if self.state == NodeState::Invalid || std::mem::replace(&mut self.departed, true) {
+            return;
+        }
+        self.leaving = true;
+        self.lease.cap(Time::default());
+        self.leading = None;
+        self.emit(Event::Superseded { by });
         self.outputs.push_back(Output::Left);
     }
 

@@ -11,7 +11,7 @@
 //!
 //! This module is public for simulators and fuzzers. It is not covered by semantic versioning.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ pub use membership::Tags;
 pub use message::Message;
 
 use crate::ids::{
-    ClusterId, ClusterName, Epoch, Instance, LogIndex, MemberKind, NodeId, PeerAddr, ShardId,
-    StoreId, Term,
+    BootId, ClusterId, ClusterName, Epoch, Instance, LogIndex, MemberKind, NodeId, PeerAddr,
+    ShardId, StoreId, Term,
 };
 use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
@@ -236,6 +236,12 @@ impl Engine {
         self.cluster
     }
 
+    /// Who votes, by the raft configuration that this node has; during a change all of both sets.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        let voters = self.raft.voters.iter().flatten();
+        voters.map(|id| id.node.clone()).collect()
+    }
+
     /// The newest raft term that the node has seen.
     pub fn term(&self) -> Term {
         self.newest_term
@@ -331,6 +337,7 @@ impl Engine {
             Input::Initialised { cluster, only_own } => self.handle_initialised(cluster, only_own),
             Input::StoreReplaced(store) => self.handle_store_replaced(store),
             Input::Observed { leader, map } => self.handle_observed(leader, map),
+            Input::Superseded { by } => self.handle_superseded(by),
             Input::Leave => self.handle_leave(),
             Input::StepDown => self.hand_leadership_on(),
             Input::Stop => self.handle_stop(),

@@ -159,6 +159,7 @@ impl RaftPeers for Link {
             self.hub.trace.lock().unwrap().push(record);
             let from = Peer {
                 instance: self.instance.clone(),
+                kind: crate::transport::PeerKind::Node,
                 addr: self.addr,
             };
             let answer = theirs.spawn(async move { device.handle_rpc(&from, request).await });

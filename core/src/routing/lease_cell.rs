@@ -35,6 +35,11 @@ impl LeaseCell {
         (now.0 < self.until.load(Ordering::Acquire)).then_some(generation)
     }
 
+    /// Until when this node may serve; in the past, if it may not.
+    pub(crate) fn end(&self) -> Time {
+        Time(self.until.load(Ordering::Acquire))
+    }
+
     /// Until when guards of this generation hold; `None`: a lapse lay between, they are void for good (rule S6).
     #[inline]
     pub(crate) fn until(&self, generation: u64) -> Option<Time> {

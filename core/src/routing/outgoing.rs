@@ -49,21 +49,38 @@ pub(crate) async fn call(node: &Arc<Node>, request: Request) -> Result<Answer, C
         });
     }
     let deadline = node.environment.now() + request.deadline;
-    let mut waited_for = "a shard map";
-    let conversation = converse(node, &request, deadline, &mut waited_for);
+    let mut progress = Progress {
+        waited_for: "a shard map",
+        perhaps_executed: None,
+    };
+    let conversation = converse(node, &request, deadline, &mut progress);
     let result = node
         .environment
         .timeout(request.deadline, conversation)
         .await;
-    match result {
-        Some(result) => result,
-        None if waited_for == EXECUTING => Err(CallError::Ambiguous(
-            "the deadline passed while the owner worked on it".to_owned(),
-        )),
-        None => Err(CallError::Deadline {
-            waited_for: waited_for.to_owned(),
-        }),
-    }
+    let error = match result {
+        Some(Ok(answer)) => return Ok(answer),
+        Some(Err(error)) => error,
+        None if progress.waited_for == EXECUTING => {
+            CallError::Ambiguous("the deadline passed while the owner worked on it".to_owned())
+        }
+        None => CallError::Deadline {
+            waited_for: progress.waited_for.to_owned(),
+        },
+    };
+    Err(match progress.perhaps_executed {
+        Some(reason) if error.is_not_executed() => {
+            CallError::Ambiguous(format!("{reason}; then: {error}"))
+        }
+        _ => error,
+    })
+}
+
+/// How far a call has come.
+struct Progress {
+    waited_for: &'static str,
+    /// Why an earlier attempt of an idempotent request may have been executed.
+    perhaps_executed: Option<String>,
 }
 
 /// What a call waits for while it may be executing.
@@ -73,19 +90,18 @@ async fn converse(
     node: &Arc<Node>,
     request: &Request,
     deadline: Time,
-    waited_for: &mut &'static str,
+    progress: &mut Progress,
 ) -> Result<Answer, CallError> {
     let mut changes = node.changes.subscribe();
     let mut place = None;
     let mut pause = PAUSE;
     let mut redirect = None;
-    // An earlier attempt of an idempotent request may have been executed: that is no failure.
     loop {
         if node.is_stopped() {
             return Err(CallError::Stopped);
         }
         changes.mark_unchanged();
-        *waited_for = EXECUTING;
+        progress.waited_for = EXECUTING;
         let attempt = attempt(node, request, deadline, redirect.take()).await?;
         let reason = match attempt {
             Attempt::Done(result) => return result,
@@ -96,10 +112,13 @@ async fn converse(
             Attempt::Unknown(reason) if !request.idempotent => {
                 return Err(CallError::Ambiguous(reason));
             }
-            Attempt::Unknown(_) => "an owner that answers",
+            Attempt::Unknown(reason) => {
+                progress.perhaps_executed = Some(reason);
+                "an owner that answers"
+            }
             Attempt::Wait(reason) => reason,
         };
-        *waited_for = reason;
+        progress.waited_for = reason;
         if redirect.is_some() {
             // One hop more; a second redirect in a row waits like everything else.
             if std::mem::replace(&mut pause, PAUSE_MAX) != PAUSE_MAX {

@@ -174,6 +174,7 @@ impl Node {
         let transport = fixture.bind(&instance.node, addr).await;
         let incoming = transport
             .start(LocalNode {
+                kind: crate::transport::PeerKind::Node,
                 cluster: ClusterName::new(cluster).expect("a name of the suite"),
                 instance: instance.clone(),
             })
@@ -204,6 +205,7 @@ impl Node {
     fn as_peer(&self) -> Peer {
         Peer {
             instance: self.instance.clone(),
+            kind: crate::transport::PeerKind::Node,
             addr: self.transport.local_addr(),
         }
     }
@@ -227,6 +229,7 @@ impl Node {
         match self.next().await {
             Incoming::Datagram { from, payload } => (from, payload),
             Incoming::Stream { from, .. } => panic!("{} opened a stream", from.instance),
+            Incoming::Superseded { by } => panic!("superseded by {by:?}"),
         }
     }
 

@@ -26,7 +26,8 @@ use tokio::sync::mpsc;
 
 use super::pipes::{self, Pipes};
 use super::{
-    BoxFuture, Incoming, LocalNode, Peer, Stream, Transport, TransportCounters, TransportError,
+    BoxFuture, Incoming, LocalNode, Peer, PeerKind, Stream, Transport, TransportCounters,
+    TransportError,
 };
 use crate::ids::{BootId, Instance, NodeId, PeerAddr};
 use crate::limits::MAX_DATAGRAM_BYTES;
@@ -87,6 +88,7 @@ struct End {
     id: u64,
     addr: SocketAddr,
     instance: Instance,
+    kind: PeerKind,
 }
 
 /// Why a message does not reach its addressee.
@@ -244,8 +246,23 @@ impl State {
             }));
         };
         let callee_local = callee.local.clone();
-        let stale = self.is_stale(from, &callee_local.instance)
-            || self.is_stale(id, &caller_local.instance);
+        if callee_local.kind == PeerKind::Client {
+            let reason = "a client listens to nobody".to_owned();
+            return Err(Obstacle::Error(TransportError::Unreachable {
+                addr,
+                reason,
+            }));
+        }
+        let is_node = caller_local.kind == PeerKind::Node;
+        let superseded = is_node && self.is_stale(id, &caller_local.instance);
+        if superseded {
+            let by = self.running(id).and_then(|running| {
+                let newest = running.newest.get(&caller_local.instance.node);
+                newest.copied()
+            });
+            self.tell_superseded(from, by);
+        }
+        let stale = superseded || self.is_stale(from, &callee_local.instance);
         let (reason, both) = if callee_local.cluster != caller_local.cluster {
             (format!("its cluster is {}", callee_local.cluster), true)
         } else if to
@@ -258,7 +275,9 @@ impl State {
             ("a newer run of the same name was seen".to_owned(), true)
         } else {
             self.introduce(from, &callee_local.instance);
-            self.introduce(id, &caller_local.instance);
+            if is_node {
+                self.introduce(id, &caller_local.instance);
+            }
             return Ok(id);
         };
         self.count(from, |counters| counters.refused += 1);
@@ -275,6 +294,13 @@ impl State {
         newest.is_some_and(|newest| peer.boot < *newest)
     }
 
+    fn tell_superseded(&self, at: u64, by: Option<BootId>) {
+        if let Some(running) = self.running(at) {
+            // With a full queue it is told again at its next attempt.
+            let _ = running.incoming.try_send(Incoming::Superseded { by });
+        }
+    }
+
     /// Notes the run of a peer; streams with its earlier runs break.
     fn introduce(&mut self, at: u64, peer: &Instance) {
         let node = self.nodes.get_mut(&at);
@@ -287,8 +313,11 @@ impl State {
         }
         for stream in &self.streams {
             let [a, b] = &stream.ends;
-            let is_older =
-                |end: &End| end.instance.node == peer.node && end.instance.boot < peer.boot;
+            let is_older = |end: &End| {
+                end.kind == PeerKind::Node
+                    && end.instance.node == peer.node
+                    && end.instance.boot < peer.boot
+            };
             let replaced = (a.id == at && is_older(b)) || (b.id == at && is_older(a));
             if let (true, Some(pipes)) = (replaced, stream.pipes.upgrade()) {
                 pipes.replace();
@@ -315,8 +344,10 @@ impl State {
 
     fn peer(&self, id: u64) -> Option<Peer> {
         let node = self.nodes.get(&id)?;
+        let local = &node.running.as_ref()?.local;
         Some(Peer {
-            instance: node.running.as_ref()?.local.instance.clone(),
+            instance: local.instance.clone(),
+            kind: local.kind,
             addr: node.addr,
         })
     }
@@ -351,6 +382,7 @@ impl State {
             id,
             addr: peer.addr,
             instance: peer.instance.clone(),
+            kind: peer.kind,
         };
         self.streams.push(Open {
             ends: [end(from, &opener), end(id, &peer)],

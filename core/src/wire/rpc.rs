@@ -233,7 +233,13 @@ mod tests {
                     boot: BootId(1),
                 };
                 let addr = to.addr;
-                Ok((Peer { instance, addr }, stream))
+                let kind = crate::transport::PeerKind::Node;
+                let peer = Peer {
+                    instance,
+                    kind,
+                    addr,
+                };
+                Ok((peer, stream))
             })
         }
         fn close(&self) -> BoxFuture<'_, ()> {

@@ -23,9 +23,18 @@ pub enum StreamKind {
     Propose = 4,
     /// A non-member that follows the shard map.
     Observe = 5,
+    /// A client's request, which the node that gets it delivers to the owner.
+    ClientCall = 6,
+    /// What a node is at the moment; clients may ask, too.
+    Status = 7,
 }
 
 impl StreamKind {
+    /// Whether clients may open such a stream; all others are for nodes.
+    pub fn is_for_clients(self) -> bool {
+        matches!(self, Self::ClientCall | Self::Status)
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Raft),
@@ -33,6 +42,8 @@ impl StreamKind {
             3 => Some(Self::Tags),
             4 => Some(Self::Propose),
             5 => Some(Self::Observe),
+            6 => Some(Self::ClientCall),
+            7 => Some(Self::Status),
             _ => None,
         }
     }
@@ -136,6 +147,8 @@ pub(super) mod tests {
             StreamKind::Tags,
             StreamKind::Propose,
             StreamKind::Observe,
+            StreamKind::ClientCall,
+            StreamKind::Status,
         ];
         for (byte, kind) in (1..).zip(kinds) {
             assert_eq!(accept_bytes(&[byte, 1]).await, Ok(kind));
@@ -150,8 +163,8 @@ pub(super) mod tests {
             Err(AcceptError::UnknownKind(0))
         );
         assert_eq!(
-            accept_bytes(&[6, 1]).await,
-            Err(AcceptError::UnknownKind(6))
+            accept_bytes(&[8, 1]).await,
+            Err(AcceptError::UnknownKind(8))
         );
         assert_eq!(
             accept_bytes(&[1, 9]).await,

@@ -74,6 +74,11 @@ impl World {
             FaultKind::StepDown => self
                 .leader()
                 .is_some_and(|leader| self.ask_to_step_down(leader)),
+            FaultKind::Lag => {
+                let longest = ns(self.profile.timing.ack_timeout + self.profile.timing.lease) * 2;
+                self.nodes[at].raft_deaf_until = self.now + self.random.below(longest);
+                runs
+            }
             FaultKind::Desert => self.desert(),
             FaultKind::Chairs => self.chairs(),
             FaultKind::Loss => {

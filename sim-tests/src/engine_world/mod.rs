@@ -56,6 +56,8 @@ struct Node {
     clock: Clock,
     boot: u64,
     rid: Rid,
+    /// Until then raft messages to it are lost.
+    raft_deaf_until: TrueTime,
     /// While no process runs.
     store: Option<Store>,
     process: Option<Box<Process>>,
@@ -235,6 +237,7 @@ impl World {
                 ppm,
             },
             boot: 0,
+            raft_deaf_until: 0,
             rid,
             store: Some(Store::default()),
             process: None,

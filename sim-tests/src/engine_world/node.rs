@@ -120,6 +120,7 @@ impl World {
     }
 
     pub(super) fn count_engine(&mut self, engine: &Engine) {
+        self.pins |= engine.counters().count("drains given up") > 0;
         engine
             .counters()
             .iter()
@@ -129,6 +130,10 @@ impl World {
     /// A message arrives.
     pub(super) fn deliver(&mut self, at: usize, parcel: Parcel) {
         let lost = self.random.chance(self.profile.pause_loses);
+        let deaf = self.now < self.nodes[at].raft_deaf_until && !self.calm;
+        if deaf && matches!(parcel, Parcel::Raft { .. }) {
+            return;
+        }
         let now = self.clock(at);
         let Some(process) = self.process(at) else {
             return;
@@ -473,6 +478,7 @@ impl World {
         let instance = process.instance.clone();
         let from = Peer {
             instance,
+            kind: funk::transport::PeerKind::Node,
             addr: self.nodes[at].addr,
         };
         self.send(at, target, Parcel::Engine(from, message));

@@ -79,6 +79,8 @@ pub enum FaultKind {
     /// Leadership is handed on while the leader and one that follows it are cut off from the others: no election
     /// timeout lies between the old leader's grants and the new leader.
     Desert,
+    /// A node's raft hears nothing for a while, though the node answers pings.
+    Lag,
     /// Leadership is handed on twice in a row; then the one in the middle is cut off.
     Chairs,
 }
@@ -255,7 +257,7 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
     use FaultKind::*;
     let cuts = [Split, Isolate, Deaf, Mute, OneWay, Bridge];
     let all = [
-        Desert, Chairs, Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay,
+        Desert, Chairs, Lag, Crash, LoseStore, Pause, Suspend, Split, Isolate, Deaf, Mute, OneWay,
         Bridge, Loss, Delay, StepDown, Leave,
     ];
     let mut faults: Vec<(FaultKind, u32)> = match kind {
@@ -273,6 +275,7 @@ fn faults(kind: Kind, random: &mut Random) -> Vec<(FaultKind, u32)> {
             .collect(),
         Kind::Snapshots => vec![
             (Isolate, 4),
+            (Lag, 4),
             (Pause, 4),
             (Crash, 3),
             (Split, 2),

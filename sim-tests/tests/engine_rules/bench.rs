@@ -16,7 +16,7 @@ use funk::ids::{
 use funk::log_message::LogMessage;
 use funk::time::Time;
 use funk::timing::Timing;
-use funk::transport::Peer;
+use funk::transport::{Peer, PeerKind};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -363,6 +363,7 @@ impl Bench {
         for (from, to, message) in std::mem::take(&mut self.mail) {
             if self.seats[from].alive && !self.cut.contains(&(from, to)) {
                 let peer = Peer {
+                    kind: PeerKind::Node,
                     instance: self.seats[from].instance.clone(),
                     addr: addr(from),
                 };

@@ -4,7 +4,7 @@ use funk::engine::message::{Grant, Ping};
 use funk::engine::{Input, Message, NodeState};
 use funk::ids::{BootId, LogIndex, Term};
 use funk::time::Time;
-use funk::transport::Peer;
+use funk::transport::{Peer, PeerKind};
 
 use super::bench::{Bench, ms, timing};
 
@@ -33,6 +33,7 @@ fn l0_a_clock_jump_ends_every_lease() {
 
 fn ping(bench: &mut Bench, term: Term, boot: u64, stamp: Time, map: LogIndex) {
     let from = Peer {
+        kind: PeerKind::Node,
         instance: bench.seats[0].instance.clone(),
         addr: "10.0.0.1:7000".parse().unwrap(),
     };

@@ -66,6 +66,23 @@ impl Node {
         Self::with(credentials, name, boot, CLUSTER, QuicConfig::default())
     }
 
+    pub fn client(authority: &Authority, name: &str, boot: u64) -> Self {
+        capture_logs();
+        let credentials = authority.client_credentials(&id(name)).unwrap();
+        let transport =
+            QuicTransport::bind(loopback(), credentials, QuicConfig::default()).unwrap();
+        let client = LocalNode {
+            kind: funk::transport::PeerKind::Client,
+            ..local(CLUSTER, name, boot)
+        };
+        let incoming = transport.start(client).unwrap();
+        Self {
+            transport,
+            incoming,
+            name: id(name),
+        }
+    }
+
     pub fn with(
         credentials: Credentials,
         name: &str,
@@ -134,7 +151,7 @@ impl Node {
         loop {
             match soon(self.incoming.recv()).await.unwrap() {
                 Incoming::Stream { from, stream } => return (from, stream),
-                Incoming::Datagram { .. } => {}
+                Incoming::Datagram { .. } | Incoming::Superseded { .. } => {}
             }
         }
     }
@@ -143,7 +160,7 @@ impl Node {
         loop {
             match soon(self.incoming.recv()).await.unwrap() {
                 Incoming::Datagram { from, payload } => return (from, payload),
-                Incoming::Stream { .. } => {}
+                Incoming::Stream { .. } | Incoming::Superseded { .. } => {}
             }
         }
     }
@@ -151,6 +168,7 @@ impl Node {
 
 pub fn local(cluster: &str, name: &str, boot: u64) -> LocalNode {
     LocalNode {
+        kind: funk::transport::PeerKind::Node,
         cluster: ClusterName::new(cluster).unwrap(),
         instance: Instance {
             node: id(name),

@@ -54,7 +54,7 @@ impl Inner {
         connection.send_frame(&answer).await.ok()?;
         let first = connection.first().await?;
         let incoming = self.lock().running.as_ref()?.incoming.clone();
-        let carried = self.carry(connection, peer.instance.clone(), Some(first));
+        let carried = self.carry(connection, &peer, Some(first));
         let stream = carried.ok()?;
         let offer = Incoming::Stream { from: peer, stream };
         incoming.send(offer).await.ok()

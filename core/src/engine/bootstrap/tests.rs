@@ -187,6 +187,7 @@ fn view(n: u16, boot: u64) -> CandidateView {
 fn peer(view: &CandidateView) -> Peer {
     Peer {
         instance: view.instance.clone(),
+        kind: crate::transport::PeerKind::Node,
         addr: view.addr,
     }
 }

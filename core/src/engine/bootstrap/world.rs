@@ -310,6 +310,7 @@ impl World {
             }
             let peer = Peer {
                 instance,
+                kind: crate::transport::PeerKind::Node,
                 addr: addr(from),
             };
             let bytes = postcard::to_allocvec(&message).unwrap();

@@ -5,7 +5,7 @@ use foca::Message;
 use super::identity::Identity;
 use super::packet::{Packet, SwimMessage};
 use super::{MAX_KNOWN, Membership, MembershipOutput};
-use crate::ids::{ClusterId, PeerAddr};
+use crate::ids::{BootId, ClusterId, PeerAddr};
 use crate::transport::Peer;
 
 /// The same foreign cluster is reported by the same node at most this often, in probe intervals.
@@ -60,7 +60,11 @@ impl Membership {
         let dst = &message.header.dst;
         if dst.node != own.node || *dst > own {
             // Another run of this node lives, or lived, and this one is not meant.
-            return self.counters.add("gossip for another run");
+            self.counters.add("gossip for another run");
+            if dst.node == own.node {
+                self.hear_of_run(dst.boot);
+            }
+            return;
         }
         if *dst < own {
             if is_undead {
@@ -82,9 +86,16 @@ impl Membership {
         self.pull_tags();
     }
 
+    /// Somebody speaks of a run of this node. Of two runs the newer one stands: everybody else believes it, too.
+    pub(super) fn hear_of_run(&mut self, boot: BootId) {
+        if boot > self.instance.boot {
+            self.outputs.push_back(MembershipOutput::Superseded(boot));
+        }
+    }
+
     /// Takes out what must not be believed; whether the rest makes sense.
     fn screen(&mut self, message: &mut SwimMessage) -> bool {
-        let own = self.swim.identity();
+        let own = self.swim.identity().clone();
         let about = match &message.header.message {
             Message::PingReq { target, .. } | Message::IndirectAck { target, .. } => Some(target),
             Message::IndirectPing { origin, .. } | Message::ForwardedAck { origin, .. } => {
@@ -95,12 +106,14 @@ impl Membership {
         if about.is_some_and(|about| about.node == own.node) {
             return false;
         }
+        let mut newest_run = own.boot;
         let mut room = MAX_KNOWN.saturating_sub(self.known.len());
         let mut dropped = Vec::new();
         message.members.retain(|member| {
             let id = member.id();
             let reason = if id.node == own.node {
-                (id > own).then_some("gossip about another run of this node")
+                newest_run = newest_run.max(id.boot);
+                (*id > own).then_some("gossip about another run of this node")
             } else if self.foreign(id).is_some() {
                 Some("gossip about another cluster")
             } else if !self.known.contains_key(&id.node) {
@@ -112,8 +125,9 @@ impl Membership {
             };
             dropped.extend(reason);
             // An earlier self of this node is nothing to remember; whoever speaks of it hears from the present one.
-            reason.is_none() && (id.node != own.node || id == own)
+            reason.is_none() && (id.node != own.node || *id == own)
         });
+        self.hear_of_run(newest_run);
         let src = &message.header.src;
         let full = self.known.len() >= MAX_KNOWN && !self.known.contains_key(&src.node);
         dropped

@@ -9,7 +9,10 @@ use crate::ids::{Instance, MemberKind, StoreId};
 use crate::time::Time;
 
 /// What gossip says about a member.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum MemberState {
     /// It answers.
     Alive,

@@ -26,7 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::Counters;
-use crate::ids::{ClusterId, ClusterName, Instance, MemberKind, NodeId, PeerAddr, StoreId};
+use crate::ids::{BootId, ClusterId, ClusterName, Instance, MemberKind, NodeId, PeerAddr, StoreId};
 use crate::time::Time;
 use crate::transport::Peer;
 
@@ -119,6 +119,8 @@ pub enum MembershipOutput {
         /// Its cluster.
         cluster: ClusterId,
     },
+    /// A newer run of this node is in the cluster: this one must end.
+    Superseded(BootId),
 }
 
 /// What is known of another node, shown or not.
@@ -236,7 +238,8 @@ impl Membership {
             return self.counters.add("gossip with a claimed sender");
         }
         if sender.node == self.instance.node {
-            return self.counters.add("gossip of another run of this node");
+            self.counters.add("gossip of another run of this node");
+            return self.hear_of_run(sender.boot);
         }
         if let Some(cluster) = self.foreign(sender) {
             return self.refuse(from, &packet, cluster);

@@ -64,6 +64,7 @@ struct Node {
     side: u8,
     events: Vec<MemberEvent>,
     foreign: Vec<(NodeId, ClusterId)>,
+    superseded: Vec<BootId>,
     pulls: u64,
 }
 
@@ -153,6 +154,7 @@ impl Net {
             side,
             events: Vec::new(),
             foreign: Vec::new(),
+            superseded: Vec::new(),
             pulls: 0,
         };
         self.nodes.insert(node_id(name), node);
@@ -199,6 +201,7 @@ impl Net {
                 } => {
                     node.foreign.push((other, cluster));
                 }
+                MembershipOutput::Superseded(by) => node.superseded.push(by),
                 MembershipOutput::PullTags { from, instance, .. } => {
                     node.pulls += 1;
                     let target = from.node.clone().unwrap();
@@ -236,6 +239,7 @@ impl Net {
                     for _ in 0..copies {
                         let from = Peer {
                             instance: instance.clone(),
+                            kind: crate::transport::PeerKind::Node,
                             addr,
                         };
                         let payload = payload.clone();

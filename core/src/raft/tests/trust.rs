@@ -50,6 +50,7 @@ fn peer(n: u64) -> Peer {
             node: name(n),
             boot: BootId(1),
         },
+        kind: crate::transport::PeerKind::Node,
         addr: addr(n),
     }
 }

@@ -18,6 +18,7 @@ fn tell(machine: &mut Membership, news: &[SwimMember<Identity>]) {
     };
     let from = Peer {
         instance: teller.instance(),
+        kind: crate::transport::PeerKind::Node,
         addr: teller.profile.addr,
     };
     let packet = machine.digest.encode(&Packet::Swim(Box::new(message)));
@@ -91,4 +92,22 @@ proptest! {
         let after = (view(&one), shown(&one), one.outputs.iter().filter(|o| matches!(o, MembershipOutput::Event(_))).count());
         prop_assert_eq!(before, after);
     }
+}
+
+#[test]
+fn word_of_a_newer_run_of_this_node_is_passed_on_and_of_an_older_one_is_not() {
+    let mut node = machine("me", 5);
+    let own = node.swim.identity().clone();
+    let run = |boot| identity::identity(own.node.as_str(), boot, 0);
+    let superseded = |node: &mut Membership| {
+        std::iter::from_fn(|| node.poll_output())
+            .filter(|output| matches!(output, MembershipOutput::Superseded(_)))
+            .collect::<Vec<_>>()
+    };
+    let (newer, older) = (own.boot.0 + 1, own.boot.0 - 1);
+    tell(&mut node, &[SwimMember::new(run(older), 0, State::Alive)]);
+    assert_eq!(superseded(&mut node), []);
+    tell(&mut node, &[SwimMember::new(run(newer), 0, State::Alive)]);
+    let expected = MembershipOutput::Superseded(crate::ids::BootId(newer));
+    assert_eq!(superseded(&mut node), [expected]);
 }
