@@ -353,6 +353,8 @@ fn leadership_is_handed_to_the_node_that_is_named() {
     });
 }
 
+// Tokio's own choices follow the seed only with this flag.
+#[cfg(tokio_unstable)]
 #[test]
 fn a_seed_repeats_its_elections_to_the_message() {
     let run = |seed| {
