@@ -156,7 +156,7 @@ pub struct TransportCounters {
 /// A network between nodes. Object-safe: users choose one at run time.
 ///
 /// Connections are the transport's own affair: made on demand, kept one for each pair, replaced when
-/// the peer comes back with a newer [`BootId`](crate::ids::BootId), closed when idle.
+/// the peer comes back with a newer [`BootId`], closed when idle.
 pub trait Transport: Send + Sync + 'static {
     /// Begins to listen and to deliver. Called once, within the tokio runtime that the node lives on.
     ///
