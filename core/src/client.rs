@@ -304,6 +304,9 @@ impl Shared {
                 "{reason}; no other attempt was answered before the deadline"
             )),
             (None, Some(waited_for)) => CallError::Deadline { waited_for },
+            (None, None) if reasons.is_empty() => CallError::Deadline {
+                waited_for: "time for an attempt".to_owned(),
+            },
             (None, None) => CallError::Unreachable(reasons.join("; ")),
         })
     }

@@ -171,7 +171,7 @@ impl Load {
     /// the client does with what no service saw.
     async fn ask(&self, call: &Call, start: Duration, attempts: &mut u32) -> Outcome {
         let may_repeat = call.is_get || call.id.is_some();
-        let mut perhaps_executed = None;
+        let mut perhaps_executed = false;
         loop {
             let elapsed = self.environment.monotonic() - start;
             let time_left = self.arguments.deadline.saturating_sub(elapsed);
@@ -188,31 +188,25 @@ impl Load {
                 CallError::Service(refusal) => Refusal::decode(refusal),
                 _ => None,
             };
-            match refusal {
-                Some(Refusal::Ambiguous) if !may_repeat => {
-                    return Outcome::Ambiguous(CallError::Ambiguous(
-                        "the owner lost sight of the increment on its way through the log".into(),
-                    ));
-                }
-                Some(refusal @ (Refusal::Ambiguous | Refusal::NotExecuted))
-                    if time_left > PAUSE =>
-                {
-                    if refusal == Refusal::Ambiguous {
-                        perhaps_executed = Some(());
-                    }
-                    self.environment.sleep(PAUSE).await;
-                    continue;
-                }
-                _ => {}
-            }
             let error = match refusal {
-                Some(_) => CallError::Deadline {
-                    waited_for: "an owner that can write to the log".to_owned(),
-                },
-                None => error,
+                None | Some(Refusal::BadRequest) => error,
+                Some(Refusal::Ambiguous) if !may_repeat => CallError::Ambiguous(
+                    "the owner lost sight of the increment on its way through the log".to_owned(),
+                ),
+                Some(refusal) => {
+                    // What was sent more than once, here or on its way, may have been executed all the same.
+                    perhaps_executed |= refusal == Refusal::Ambiguous || call.id.is_some();
+                    if time_left > PAUSE {
+                        self.environment.sleep(PAUSE).await;
+                        continue;
+                    }
+                    CallError::Deadline {
+                        waited_for: "an owner that can write to the log".to_owned(),
+                    }
+                }
             };
             let is_ambiguous = matches!(error, CallError::Ambiguous(_))
-                || perhaps_executed.is_some() && error.is_not_executed();
+                || (perhaps_executed && error.is_not_executed());
             // Whether a get was executed makes no difference.
             return if is_ambiguous && !call.is_get {
                 Outcome::Ambiguous(error)
