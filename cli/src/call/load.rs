@@ -171,7 +171,7 @@ impl Load {
     /// the client does with what no service saw.
     async fn ask(&self, call: &Call, start: Duration, attempts: &mut u32) -> Outcome {
         let may_repeat = call.is_get || call.id.is_some();
-        let mut perhaps_executed = None;
+        let mut perhaps_executed = false;
         loop {
             let elapsed = self.environment.monotonic() - start;
             let time_left = self.arguments.deadline.saturating_sub(elapsed);
@@ -188,18 +188,17 @@ impl Load {
                 CallError::Service(refusal) => Refusal::decode(refusal),
                 _ => None,
             };
+            if refusal.is_some() && may_repeat {
+                // The service speaks of the last attempt; an earlier one may have been executed, or may yet be.
+                perhaps_executed = true;
+            }
             match refusal {
                 Some(Refusal::Ambiguous) if !may_repeat => {
                     return Outcome::Ambiguous(CallError::Ambiguous(
                         "the owner lost sight of the increment on its way through the log".into(),
                     ));
                 }
-                Some(refusal @ (Refusal::Ambiguous | Refusal::NotExecuted))
-                    if time_left > PAUSE =>
-                {
-                    if refusal == Refusal::Ambiguous {
-                        perhaps_executed = Some(());
-                    }
+                Some(Refusal::Ambiguous | Refusal::NotExecuted) if time_left > PAUSE => {
                     self.environment.sleep(PAUSE).await;
                     continue;
                 }
@@ -212,7 +211,7 @@ impl Load {
                 None => error,
             };
             let is_ambiguous = matches!(error, CallError::Ambiguous(_))
-                || perhaps_executed.is_some() && error.is_not_executed();
+                || perhaps_executed && error.is_not_executed();
             // Whether a get was executed makes no difference.
             return if is_ambiguous && !call.is_get {
                 Outcome::Ambiguous(error)
