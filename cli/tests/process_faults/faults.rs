@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use funk_history::calls::Call;
 use rustix::process::Signal;
 
 use crate::fleet::Fleet;
@@ -16,8 +17,11 @@ const GOING_ON: usize = 50;
 
 /// A cluster with its load, and the faults in order.
 struct Scene<'a> {
+    place: &'a Place,
     fleet: Fleet<'a>,
     load: Load,
+    /// The calls of loads that have ended.
+    calls: Vec<Call>,
 }
 
 impl Scene<'_> {
@@ -32,12 +36,19 @@ impl Scene<'_> {
         self.restart(&[leader]);
     }
 
+    /// A process stands still for longer than its lease, with callers who know only this one: they are there when it
+    /// goes on, and would be the first to get what it has no right to say.
     fn pause(&mut self, victim: usize) {
+        let address = self.fleet.address(victim).to_string();
+        let mut faithful = Load::through(&address, self.place, None);
+        faithful.wait_answers(GOING_ON, "before a process was stopped");
         self.fleet.process(victim).signal(Signal::STOP);
         // The fault itself.
         std::thread::sleep(PAUSE);
         self.fleet.process(victim).signal(Signal::CONT);
+        faithful.wait_answers(GOING_ON, "from a process that went on");
         self.going_on("after a process went on");
+        self.calls.extend(faithful.stop());
         self.fleet.wait_whole();
     }
 
@@ -74,7 +85,12 @@ fn killed_stopped_and_restarted_under_load_nothing_is_lost_twice_or_stale() {
     fleet.wait_whole();
     let begin = Instant::now();
     let load = Load::start(&place, &fleet, None);
-    let mut scene = Scene { fleet, load };
+    let mut scene = Scene {
+        place: &place,
+        fleet,
+        load,
+        calls: Vec::new(),
+    };
     scene.going_on("before the first fault");
     scene.kill_leader();
     let leader = scene.fleet.leader(0);
@@ -84,8 +100,14 @@ fn killed_stopped_and_restarted_under_load_nothing_is_lost_twice_or_stale() {
     scene.kill_two();
     scene.restart_all();
     let took = begin.elapsed();
-    let Scene { fleet, load } = scene;
-    let report = judge(&place, &fleet, None, load.stop());
+    let Scene {
+        fleet,
+        load,
+        mut calls,
+        ..
+    } = scene;
+    calls.extend(load.stop());
+    let report = judge(&place, &fleet, None, calls);
     println!("faults: {took:?}; {report}");
     assert!(report.is_good(), "{report}\n{}", fleet.describe());
 }

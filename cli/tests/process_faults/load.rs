@@ -29,12 +29,17 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Idempotent increments and gets on all nodes, until it is stopped.
+    /// Idempotent increments and gets through all nodes, until it is stopped.
     pub(crate) fn start(place: &Place, fleet: &Fleet<'_>, tls: Option<&PathBuf>) -> Self {
+        Self::through(&fleet.addresses(), place, tls)
+    }
+
+    /// The same through the nodes at these addresses only.
+    pub(crate) fn through(addresses: &str, place: &Place, tls: Option<&PathBuf>) -> Self {
         let mut arguments = arguments![
             "call",
             "--connect",
-            fleet.addresses(),
+            addresses,
             "--seconds",
             LONGEST_SECONDS,
             "--rate",
