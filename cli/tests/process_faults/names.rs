@@ -51,7 +51,10 @@ fn of_two_under_one_name_one_serves() {
     let running = processes.map(Process::is_running);
     load.wait_answers(ANSWERS, "with two processes under one name");
     let report = judge(&place, &fleet, None, load.stop());
-    println!("names: running {running:?}, served by turns {turns:?}; {report}");
+    println!(
+        "names: running {running:?}, served by turns {turns:?}; {}",
+        report.summary()
+    );
     assert!(report.is_good(), "{report}\n{}", fleet.describe());
     assert!(
         (1..=2).contains(&turns.len()),
