@@ -86,6 +86,27 @@ impl Report {
         self.is_safe() && self.unanswered == 0
     }
 
+    /// The figures in one line.
+    pub fn summary(&self) -> String {
+        format!(
+            "{} calls on {} counters under {} tokens: {} increments, {} ambiguous, {} unanswered, {} tokens back, \
+             {} lost, {} duplicated, {} unread; {} linearizable, {} not, {} unknown",
+            self.calls,
+            self.keys,
+            self.tokens,
+            self.increments,
+            self.ambiguous,
+            self.unanswered,
+            self.backwards,
+            self.lost,
+            self.duplicated,
+            self.unread,
+            self.linearizable,
+            self.not_linearizable,
+            self.unknown
+        )
+    }
+
     fn judge_answers(&mut self, calls: &[Call]) {
         let found: Vec<_> = calls
             .iter()
@@ -252,24 +273,7 @@ fn describe(call: &Call) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} calls on {} counters under {} tokens: {} increments, {} ambiguous, {} unanswered, {} tokens back, \
-             {} lost, {} duplicated, {} unread; {} linearizable, {} not, {} unknown",
-            self.calls,
-            self.keys,
-            self.tokens,
-            self.increments,
-            self.ambiguous,
-            self.unanswered,
-            self.backwards,
-            self.lost,
-            self.duplicated,
-            self.unread,
-            self.linearizable,
-            self.not_linearizable,
-            self.unknown
-        )?;
+        f.write_str(&self.summary())?;
         for finding in &self.findings {
             write!(f, "\n  {finding}")?;
         }

@@ -108,6 +108,6 @@ fn killed_stopped_and_restarted_under_load_nothing_is_lost_twice_or_stale() {
     } = scene;
     calls.extend(load.stop());
     let report = judge(&place, &fleet, None, calls);
-    println!("faults: {took:?}; {report}");
+    println!("faults: {took:?}; {}", report.summary());
     assert!(report.is_good(), "{report}\n{}", fleet.describe());
 }

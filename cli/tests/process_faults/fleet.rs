@@ -101,23 +101,27 @@ impl<'a> Fleet<'a> {
             .unwrap_or_else(|| panic!("{name} does not run"))
     }
 
+    /// The process of a node, which is no longer the fleet's.
+    pub(crate) fn take(&mut self, node: usize) -> Process {
+        let Node { name, process, .. } = &mut self.nodes[node];
+        process
+            .take()
+            .unwrap_or_else(|| panic!("{name} does not run"))
+    }
+
     /// SIGKILL to all of these, one right after the other.
     pub(crate) fn kill(&mut self, nodes: &[usize]) {
         for node in nodes {
             self.process(*node).signal(Signal::KILL);
         }
         for node in nodes {
-            self.nodes[*node]
-                .process
-                .take()
-                .expect("it was just sent a signal")
-                .kill();
+            self.take(*node).kill();
         }
     }
 
     /// SIGTERM; returns when the node has left.
     pub(crate) fn leave(&mut self, node: usize) {
-        let mut process = self.nodes[node].process.take().expect("it runs");
+        let mut process = self.take(node);
         process.signal(Signal::TERM);
         let status = process.wait();
         assert!(

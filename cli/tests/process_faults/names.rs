@@ -14,6 +14,8 @@ const TWICE: usize = 1;
 const ASKED: usize = 30;
 /// Answers that the load must get meanwhile.
 const ANSWERS: usize = 100;
+/// Exit status of a node that found a newer one of its name.
+const SUPERSEDED: i32 = 5;
 
 /// Whether a node says that it would answer for a shard now.
 fn serves(status: &Value) -> bool {
@@ -51,7 +53,10 @@ fn of_two_under_one_name_one_serves() {
     let running = processes.map(Process::is_running);
     load.wait_answers(ANSWERS, "with two processes under one name");
     let report = judge(&place, &fleet, None, load.stop());
-    println!("names: running {running:?}, served by turns {turns:?}; {report}");
+    println!(
+        "names: running {running:?}, served by turns {turns:?}; {}",
+        report.summary()
+    );
     assert!(report.is_good(), "{report}\n{}", fleet.describe());
     assert!(
         (1..=2).contains(&turns.len()),
@@ -59,17 +64,16 @@ fn of_two_under_one_name_one_serves() {
         fleet.describe(),
         intruder.describe()
     );
-    let loser = if turns.last() == Some(&0) {
-        &intruder
+    let mut loser = if turns.last() == Some(&0) {
+        intruder
     } else {
-        fleet.process(TWICE)
+        fleet.take(TWICE)
     };
-    let said = loser.stderr.lines();
+    let (ended, said) = (loser.wait(), loser.stderr.lines().join("\n"));
+    assert_eq!(ended.code(), Some(SUPERSEDED), "{}", loser.describe());
     assert!(
-        said.iter()
-            .any(|line| line.contains("two nodes run under the name") || line.contains("old run")),
-        "the one that does not serve does not say why\n{}\n{}",
-        fleet.describe(),
-        intruder.describe()
+        said.contains("a newer process runs as node `n2`") && said.contains("--name"),
+        "{}",
+        loser.describe()
     );
 }
