@@ -41,6 +41,11 @@ mod with_mutants {
 
     /// Prints the table; `false` if one is not caught.
     pub fn run(most: u64, only: Option<&str>) -> bool {
+        // A fault that does not exist is not one that was caught.
+        if let Some(Err(error)) = only.map(switch_on) {
+            eprintln!("{error}");
+            return false;
+        }
         std::panic::set_hook(Box::new(|_| {}));
         println!(
             "{:<28} {:>10}  {:>8}  caught by",
