@@ -65,7 +65,7 @@ impl World {
             .as_deref()
             .is_some_and(|process| !process.paused);
         let took_place = match kind {
-            FaultKind::Crash if runs => self.crash(at, true),
+            FaultKind::Crash if runs && self.may_crash(at) => self.crash(at, true),
             FaultKind::LoseStore if runs && self.may_lose_store(at) => self.crash(at, false),
             FaultKind::Pause | FaultKind::Suspend if runs => {
                 self.pause(at, kind == FaultKind::Suspend)
@@ -275,6 +275,14 @@ impl World {
         };
         self.cut_for(cut, ms(20), longest);
         true
+    }
+
+    /// A node whose log is empty comes back as another raft member: for a configuration that names it, its crash is the
+    /// loss of a store. A majority of those is no fault that the protocol recovers from (docs/protocol.md, section 8).
+    fn may_crash(&self, at: usize) -> bool {
+        let process = self.nodes[at].process.as_deref();
+        let holds_log = process.is_some_and(|process| !process.raft.store().log.is_empty());
+        holds_log || self.may_lose_store(at)
     }
 
     /// Whether every configuration that may still decide something keeps a quorum of stores without this one.
