@@ -11,6 +11,7 @@ use crate::driver;
 use crate::engine::membership::Tags;
 use crate::ids::{BootId, ClusterName, MemberKind, NodeId};
 use crate::limits::{MAX_SHARDS, MAX_WORKERS};
+use crate::observer::Observer;
 use crate::raft::SNAPSHOT_EVERY;
 use crate::service::{ErasedService, Service};
 use crate::state::{NoState, ReplicatedState};
@@ -81,6 +82,7 @@ pub struct Builder {
     pub(crate) storage: Storage,
     pub(crate) snapshot_every: u64,
     pub(crate) boot: Option<BootId>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 impl fmt::Debug for Builder {
@@ -107,6 +109,7 @@ impl Builder {
             storage: Storage::memory(),
             snapshot_every: SNAPSHOT_EVERY,
             boot: None,
+            observer: None,
         }
     }
 
@@ -199,6 +202,12 @@ impl Builder {
     /// this name, which the time of day usually is.
     pub fn boot_id(mut self, boot: BootId) -> Self {
         self.boot = Some(boot);
+        self
+    }
+
+    /// Who sees every step of the node's engine: for simulators and for debugging.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -297,6 +306,7 @@ impl Builder {
                 storage: self.storage,
                 snapshot_every: self.snapshot_every,
                 boot: self.boot,
+                observer: self.observer,
             }),
             _ => Err(errors),
         }
@@ -320,4 +330,5 @@ pub(crate) struct Checked {
     pub(crate) storage: Storage,
     pub(crate) snapshot_every: u64,
     pub(crate) boot: Option<BootId>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }

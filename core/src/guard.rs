@@ -102,6 +102,11 @@ impl ShardGuard {
         self.entry.epoch
     }
 
+    /// Number of the lease under the guard: larger after every lapse. Guards of an earlier number are void for good.
+    pub fn lease_generation(&self) -> u64 {
+        self.lease.generation
+    }
+
     /// Until when, on this node's lease clock, the guard holds; it follows renewals. `None`: it has lapsed, for good.
     pub fn valid_until(&self) -> Option<Time> {
         self.lease.valid_until()

@@ -21,6 +21,7 @@ pub mod log_message;
 #[cfg_attr(not(funk_mutants), allow(unused))]
 pub mod mutants;
 mod node;
+pub mod observer;
 mod proposals;
 mod raft;
 mod routing;

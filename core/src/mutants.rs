@@ -56,6 +56,10 @@ mutants! {
     BootstrapPromiseIgnored = "bootstrap-promise-ignored",
     /// An initiator starts although one promise is missing.
     BootstrapWithoutAllPromises = "bootstrap-without-all-promises",
+    /// A vote is answered before it would survive a loss of power.
+    VoteNotPersisted = "vote-not-persisted",
+    /// An append is acknowledged before it would survive a loss of power.
+    FlushAcknowledgedEarly = "flush-acknowledged-early",
 }
 
 #[cfg(not(funk_mutants))]

@@ -154,6 +154,23 @@ impl Environment {
         }
     }
 
+    /// What a simulated node's lease clock shows when so much true time has passed since it was made, read from
+    /// outside the node: a paused node's clock goes on as well. In production: now.
+    pub fn at(&self, elapsed: Duration) -> Time {
+        match &self.0.clock {
+            Clock::System => system_now(),
+            Clock::Simulated {
+                rate,
+                offset,
+                lead_nanos,
+                ..
+            } => {
+                let lead = Duration::from_nanos(lead_nanos.load(Ordering::Relaxed));
+                Time::default() + *offset + elapsed.mul_f64(*rate) + lead
+            }
+        }
+    }
+
     /// Nanoseconds since 1970 by the wall clock; in a simulation the lease clock. Nothing is ever timed by it: it only
     /// makes the number of a run larger than those of earlier runs.
     pub fn wall_nanos(&self) -> u64 {

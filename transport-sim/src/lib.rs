@@ -21,6 +21,7 @@ compile_error!(
      RUSTFLAGS variable replaces what the file says."
 );
 
+mod cluster;
 mod hello;
 mod network;
 mod pump;
@@ -28,6 +29,7 @@ mod reach;
 mod simulation;
 mod transport;
 
+pub use cluster::{Disk, Failure, NodeOptions, Result, SimCluster};
 pub use network::{Names, SimNetwork};
 pub use simulation::{Clock, SimNode, Simulation, SimulationConfig};
 pub use transport::SimTransport;

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use funk::ids::NodeId;
 use funk::runtime::Environment;
-use funk::transport::TransportError;
+use funk::transport::{Transport, TransportError};
 
 use crate::network::{Names, SimNetwork, scramble};
 use crate::transport::SimTransport;
@@ -87,6 +87,16 @@ impl SimNode {
     /// The node's transport. Once for each run.
     pub async fn bind(&self) -> Result<Arc<SimTransport>, TransportError> {
         SimTransport::bind(self.addr_of(&self.name), &self.network).await
+    }
+
+    /// The transport of a node in this run of the simulation.
+    pub async fn transport(&self) -> Result<Arc<dyn Transport>, TransportError> {
+        Ok(self.bind().await?)
+    }
+
+    /// The transport of a client in this run of the simulation.
+    pub async fn client_transport(&self) -> Result<Arc<dyn Transport>, TransportError> {
+        Ok(self.bind().await?)
     }
 
     /// A transport at another port of the host.
@@ -278,6 +288,11 @@ impl Simulation {
                 .take();
             self.sim.bounce(name.as_str());
         }
+    }
+
+    /// Whether a node has power.
+    pub fn is_up(&self, name: &NodeId) -> bool {
+        self.nodes.get(name).is_some_and(|node| node.is_up)
     }
 
     /// Stops a node's tasks where they stand; its host goes on receiving.

@@ -22,6 +22,7 @@ use crate::engine::membership::Tags;
 use crate::engine::{Engine, Event, Input, Output};
 use crate::ids::{PeerAddr, ShardId};
 use crate::node::{Command, Node, Status};
+use crate::observer::Observer;
 use crate::routing::ServingTable;
 use crate::time::Time;
 use crate::transport::Peer;
@@ -45,6 +46,7 @@ enum Done {
 struct Driver {
     node: Arc<Node>,
     engine: Engine,
+    observer: Option<Arc<dyn Observer>>,
     raft: Option<RaftMember>,
     hooks: Hooks,
     jobs: JoinSet<Done>,
@@ -177,7 +179,14 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) {
-        self.engine.handle_input(self.now(), input);
+        let now = self.now();
+        if let Some(observer) = &self.observer {
+            observer.input(&self.engine, now, &input);
+        }
+        self.engine.handle_input(now, input);
+        if let Some(observer) = &self.observer {
+            observer.handled(&self.engine, now);
+        }
     }
 
     /// Rule L0: a machine that slept does not know for how long it was gone.
@@ -240,6 +249,9 @@ impl Driver {
     async fn carry_out(&mut self) {
         loop {
             while let Some(output) = self.engine.poll_output() {
+                if let Some(observer) = &self.observer {
+                    observer.output(&self.engine, self.now(), &output);
+                }
                 self.execute(output).await;
             }
             if !self.run_hooks() {

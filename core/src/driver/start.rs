@@ -135,6 +135,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
     let driver = Driver {
         node: node.clone(),
         engine,
+        observer: checked.observer,
         raft,
         hooks: Hooks::new(checked.timing.acquire_timeout),
         jobs: JoinSet::new(),

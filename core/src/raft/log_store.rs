@@ -1,17 +1,24 @@
 //! The log, the vote and where they belong: in memory, behind the traits that a durable store implements too.
+//!
+//! A store may be told that a write takes a while until it would survive a loss of power. Then an append is
+//! acknowledged and a vote is answered only after that, and [`Stores::cut_power`] takes back whatever is younger:
+//! simulators restart nodes with exactly what a disk would have kept (whole writes).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::types::{LogEntry, LogId, SnapshotMeta, TypeConfig, Vote};
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, LogIndex, Term};
+use crate::mutants::{Mutant, mutated};
+use crate::runtime::Environment;
 
 /// Most bytes of entries in one AppendEntries, unless a single entry is larger.
 pub(super) const MAX_APPEND_BYTES: usize = 1 << 20;
@@ -38,11 +45,21 @@ pub(super) struct KeptSnapshot {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stores(Arc<Mutex<Kept>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Kept {
     origin: Option<Origin>,
     vote: Option<Vote>,
     entries: BTreeMap<u64, LogEntry>,
+    /// How long a write takes until it survives a loss of power.
+    flush: Duration,
+    /// The vote that would survive.
+    flushed_vote: Option<Vote>,
+    /// Entries before this index would survive.
+    flushed: u64,
+    /// Appends that do not survive yet: the index after the last entry, and whom to tell. Oldest first.
+    flushing: VecDeque<(u64, Option<IOFlushed<TypeConfig>>)>,
+    /// Entries from here on were appended since the last [`Stores::look`].
+    unseen_from: u64,
     /// Invariant: the sum of [`size`] over `entries`.
     bytes: usize,
     purged: Option<LogId>,
@@ -50,11 +67,33 @@ struct Kept {
     snapshot: Option<KeptSnapshot>,
 }
 
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let entries = self.entries.len();
+        write!(f, "Kept({entries} entries, vote {:?})", self.vote)
+    }
+}
+
 impl Kept {
     fn last(&self) -> Option<LogId> {
         let last = self.entries.last_key_value();
         last.map(|(_, entry)| entry.log_id).or(self.purged)
     }
+
+    /// Drops all entries from `first` on.
+    fn discard_from(&mut self, first: u64) {
+        let gone = self.entries.split_off(&first);
+        self.bytes -= gone.values().map(size).sum::<usize>();
+        self.flushed = self.flushed.min(first);
+        self.unseen_from = self.unseen_from.min(first);
+        for (end, _) in &mut self.flushing {
+            *end = (*end).min(first);
+        }
+    }
+}
+
+fn identify(id: &LogId) -> (LogIndex, Term) {
+    (super::types::index_of(id), super::types::term_of(id))
 }
 
 impl Stores {
@@ -65,6 +104,56 @@ impl Stores {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Empty stores in which a write takes a while until it would survive [`cut_power`](Self::cut_power).
+    pub(crate) fn with_flush(flush: Duration) -> Self {
+        let kept = Kept {
+            flush,
+            ..Kept::default()
+        };
+        Self(Arc::new(Mutex::new(kept)))
+    }
+
+    /// The machine loses power: what was not flushed is gone.
+    pub(crate) fn cut_power(&self) {
+        let mut kept = self.kept();
+        kept.flushing.clear();
+        kept.vote = kept.flushed_vote.clone();
+        let first = kept.flushed;
+        kept.discard_from(first);
+        // Others may have committed what this log holds no more; it will be told again.
+        kept.committed = kept.committed.min(kept.last());
+    }
+
+    /// The entries that were appended since the last look, as (index, term).
+    pub(crate) fn look(&self) -> Vec<(LogIndex, Term)> {
+        let mut kept = self.kept();
+        let unseen = kept.entries.range(kept.unseen_from..);
+        let unseen: Vec<_> = unseen.map(|(_, entry)| identify(&entry.log_id)).collect();
+        kept.unseen_from = kept.last().map_or(0, |last| last.index + 1);
+        unseen
+    }
+
+    /// Whether the log holds this entry. What was purged counts as held: its term is not known any more.
+    pub(crate) fn holds(&self, index: LogIndex, term: Term) -> bool {
+        let kept = self.kept();
+        let purged = kept.purged.is_some_and(|purged| index.0 <= purged.index);
+        let entry = kept.entries.get(&index.0);
+        purged || entry.is_some_and(|entry| identify(&entry.log_id) == (index, term))
+    }
+
+    /// One append has reached the disk: appends do so in their order.
+    fn flushed_one(&self) {
+        let mut kept = self.kept();
+        let Some((end, callback)) = kept.flushing.pop_front() else {
+            return;
+        };
+        kept.flushed = kept.flushed.max(end);
+        drop(kept);
+        if let Some(callback) = callback {
+            callback.io_completed(Ok(()));
+        }
     }
 
     /// The cluster that the log belongs to; `None` while the log is empty.
@@ -160,7 +249,18 @@ impl RaftLogStorage<TypeConfig> for Stores {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.kept().vote = Some(vote.clone());
+        let flush = {
+            let mut kept = self.kept();
+            kept.vote = Some(vote.clone());
+            kept.flush
+        };
+        if mutated(Mutant::VoteNotPersisted) {
+            return Ok(());
+        }
+        if !flush.is_zero() {
+            Environment::current().sleep(flush).await;
+        }
+        self.kept().flushed_vote = Some(vote.clone());
         Ok(())
     }
 
@@ -189,16 +289,37 @@ impl RaftLogStorage<TypeConfig> for Stores {
             kept.bytes += size(&entry);
             kept.entries.insert(entry.log_id.index, entry);
         }
+        let end = kept.last().map_or(0, |last| last.index + 1);
+        if kept.flush.is_zero() {
+            kept.flushed = end;
+            drop(kept);
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
+        let early = mutated(Mutant::FlushAcknowledgedEarly);
+        let (now, later) = if early {
+            (Some(callback), None)
+        } else {
+            (None, Some(callback))
+        };
+        kept.flushing.push_back((end, later));
+        let flush = kept.flush;
         drop(kept);
-        callback.io_completed(Ok(()));
+        if let Some(callback) = now {
+            callback.io_completed(Ok(()));
+        }
+        let (stores, environment) = (self.clone(), Environment::current());
+        let clock = environment.clone();
+        environment.spawn(async move {
+            clock.sleep(flush).await;
+            stores.flushed_one();
+        });
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let first = last.map_or(0, |last| last.index + 1);
-        let mut kept = self.kept();
-        let gone = kept.entries.split_off(&first);
-        kept.bytes -= gone.values().map(size).sum::<usize>();
+        self.kept().discard_from(first);
         Ok(())
     }
 
@@ -208,6 +329,7 @@ impl RaftLogStorage<TypeConfig> for Stores {
         let left = kept.entries.split_off(&(upto.index + 1));
         let gone = std::mem::replace(&mut kept.entries, left);
         kept.bytes -= gone.values().map(size).sum::<usize>();
+        kept.flushed = kept.flushed.max(upto.index + 1);
         Ok(())
     }
 }
