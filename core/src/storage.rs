@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::ids::{LogIndex, StoreId, Term};
+use crate::ids::{ClusterId, LogIndex, StoreId, Term};
 use crate::raft::Stores;
 use crate::runtime::Environment;
 
@@ -66,11 +66,18 @@ impl Storage {
         self.slot().as_ref().map(|(id, _)| *id)
     }
 
-    /// Whether no log was begun in it: what was promised under its id binds nobody.
-    pub fn is_empty(&self) -> bool {
+    /// The cluster that its log belongs to; `None`: no log was begun in it.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        let slot = self.slot();
+        let (_, stores) = slot.as_ref()?;
+        stores.origin().map(|origin| origin.cluster)
+    }
+
+    /// Whether nothing of a log would survive a loss of power: the node would come back as another raft member.
+    pub fn is_volatile(&self) -> bool {
         self.slot()
             .as_ref()
-            .is_none_or(|(_, stores)| stores.origin().is_none())
+            .is_none_or(|(_, stores)| stores.is_volatile())
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<(StoreId, Stores)>> {

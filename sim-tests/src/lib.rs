@@ -6,4 +6,6 @@ pub mod model_raft;
 pub mod mutation;
 pub mod pinned;
 pub mod random;
+pub mod stack;
 pub mod sweep;
+pub mod tally;

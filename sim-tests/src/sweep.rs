@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::engine_world::tally::Tally;
 use crate::engine_world::{Failure, Outcome, run};
+use crate::tally::Tally;
 
 /// A range of seeds, `A..B`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -143,6 +143,11 @@ impl Stores {
         purged || entry.is_some_and(|entry| identify(&entry.log_id) == (index, term))
     }
 
+    /// Whether no entry would survive [`cut_power`](Self::cut_power).
+    pub(crate) fn is_volatile(&self) -> bool {
+        self.kept().flushed == 0
+    }
+
     /// One append has reached the disk: appends do so in their order.
     fn flushed_one(&self) {
         let mut kept = self.kept();

@@ -19,6 +19,7 @@ use crate::invariants::i4_acked::Acked;
 use crate::invariants::{Verdict, Violation, i1_single_owner};
 use crate::model_raft::{self, Rid, Store};
 use crate::random::Random;
+use crate::tally::Tally;
 
 mod checks;
 mod clock;
@@ -31,7 +32,6 @@ pub mod profile;
 mod queue;
 mod run;
 mod shell;
-pub mod tally;
 
 use clock::{Clock, TrueTime};
 use faults::Faults;
@@ -40,7 +40,6 @@ use network::Network;
 use process::Process;
 use profile::{FaultKind, Profile};
 use queue::Queue;
-use tally::Tally;
 
 pub use run::{Failure, Outcome, run};
 

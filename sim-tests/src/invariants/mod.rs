@@ -13,6 +13,7 @@ pub mod i2_same_maps;
 pub mod i3_fencing;
 pub mod i4_acked;
 pub mod i5_fewest_moves;
+pub mod i6_raft;
 pub mod i7_states;
 pub mod i8_recovery;
 pub mod unmoved;

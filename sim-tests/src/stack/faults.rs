@@ -1,0 +1,424 @@
+//! Faults: when they strike, whom, and how they end.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use funk::ids::{NodeId, RaftId};
+use funk_sim::{Disk, SimCluster};
+
+use super::plan::{Cut, Fault, Moment, Plan, Strike, Target};
+use super::record::{Phase, Shared};
+use super::service::Watched;
+use super::trace::Mark;
+
+/// The course of faults.
+#[derive(Debug)]
+pub(super) struct Faults {
+    /// Those that are still to come.
+    coming: VecDeque<Strike>,
+    /// Those whose time has come, but not their moment.
+    waiting: Vec<Strike>,
+    latency: Duration,
+    loss: f64,
+}
+
+impl Faults {
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            coming: plan.strikes.iter().copied().collect(),
+            waiting: Vec::new(),
+            latency: plan.latency,
+            loss: f64::from(plan.loss_permille) / 1_000.0,
+        }
+    }
+
+    /// All whose time and moment have come.
+    pub(super) fn strike(
+        &mut self,
+        since: Duration,
+        sim: &mut SimCluster,
+        names: &[NodeId],
+        shared: &Shared,
+    ) {
+        while let Some(strike) = self.coming.pop_front_if(|strike| strike.at <= since) {
+            self.waiting.push(strike);
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        let phase = shared.lock().phase;
+        for strike in std::mem::take(&mut self.waiting) {
+            if is_now(strike.moment, phase) {
+                self.carry_out(strike.fault, sim, names, shared);
+            } else {
+                self.waiting.push(strike);
+            }
+        }
+    }
+
+    /// Everything is repaired, what is down starts.
+    pub(super) fn end(
+        &mut self,
+        sim: &mut SimCluster,
+        names: &[NodeId],
+        shared: &Shared,
+        plan: &Plan,
+    ) {
+        self.coming.clear();
+        self.waiting.clear();
+        shared
+            .lock()
+            .mark(None, Mark::Fault("all faults end".to_owned()));
+        let simulation = sim.simulation();
+        simulation.heal_all();
+        simulation.set_latency(plan.latency);
+        simulation.network().lose_datagrams(0.0);
+        for name in names {
+            sim.simulation().resume(name);
+            if sim.handle(name).is_none() && sim.names().any(|known| known == name) {
+                sim.restart(name, Disk::Kept);
+            }
+        }
+    }
+
+    fn carry_out(&self, fault: Fault, sim: &mut SimCluster, names: &[NodeId], shared: &Shared) {
+        let mut hand = Hand {
+            sim,
+            names,
+            shared,
+            latency: self.latency,
+            loss: self.loss,
+        };
+        if !hand.strike(fault) {
+            return;
+        }
+        let mut record = shared.lock();
+        record.mark(None, Mark::Fault(format!("{fault:?}")));
+        record.tally.add("faults");
+        record.tally.add(name_of(fault));
+        if let Some(name) = interrupted(record.phase) {
+            record.tally.add(name);
+        }
+    }
+}
+
+fn is_now(moment: Moment, phase: Phase) -> bool {
+    match moment {
+        Moment::Now => true,
+        Moment::Proposed => phase == Phase::Proposed,
+        Moment::Draining => phase == Phase::Draining(0),
+        Moment::Acked => matches!(phase, Phase::Draining(by) if by > 0),
+        Moment::Deciding => phase == Phase::Deciding,
+        Moment::InForce => phase == Phase::InForce,
+    }
+}
+
+fn interrupted(phase: Phase) -> Option<&'static str> {
+    Some(match phase {
+        Phase::None => return None,
+        Phase::Proposed => "faults before a proposal committed",
+        Phase::Draining(0) => "faults before the first ack",
+        Phase::Draining(_) => "faults between acks",
+        Phase::Deciding => "faults between the last ack and the commit",
+        Phase::InForce => "faults after the commit",
+    })
+}
+
+fn name_of(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Crash {
+            disk: Disk::Kept, ..
+        } => "crashes",
+        Fault::Crash {
+            disk: Disk::Lost, ..
+        } => "stores lost",
+        Fault::CrashAll { .. } => "crashes of all nodes",
+        Fault::Pause { .. } => "pauses",
+        Fault::Sleep { .. } => "machines that slept",
+        Fault::Cut { .. } => "cuts",
+        Fault::Loss { .. } => "times of loss",
+        Fault::Slow { .. } => "times of slowness",
+        Fault::StepDown => "leaders asked to hand on",
+        Fault::Leave { .. } => "nodes that left",
+        Fault::Tags { .. } => "tags changed",
+        Fault::Hold { .. } => "guards held by users",
+    }
+}
+
+/// What carries one fault out.
+struct Hand<'a> {
+    sim: &'a mut SimCluster,
+    names: &'a [NodeId],
+    shared: &'a Shared,
+    latency: Duration,
+    loss: f64,
+}
+
+impl Hand<'_> {
+    /// `false`: it cannot take place now.
+    fn strike(&mut self, fault: Fault) -> bool {
+        match fault {
+            Fault::Crash { target, down, disk } => self.crash(target, down, disk),
+            Fault::CrashAll { down } => self.crash_all(down),
+            Fault::Pause { target, span } => self.pause(target, span),
+            Fault::Sleep { target, span } => self.sleep(target, span),
+            Fault::Cut { cut, span } => self.cut(cut, span),
+            Fault::Loss { percent, span } => {
+                let base = self.loss;
+                self.set_loss(f64::from(percent) / 100.0);
+                self.sim.at(self.sim.elapsed() + span, move |sim| {
+                    sim.simulation().network().lose_datagrams(base);
+                });
+                true
+            }
+            Fault::Slow { latency, span } => {
+                let base = self.latency;
+                self.sim.simulation().set_latency(latency);
+                self.sim.at(self.sim.elapsed() + span, move |sim| {
+                    sim.simulation().set_latency(base);
+                });
+                true
+            }
+            Fault::StepDown => {
+                let leader = self.place(Target::Leader);
+                let handle = leader.and_then(|at| self.sim.handle(&self.names[at]));
+                handle.is_some_and(|handle| {
+                    handle.step_down();
+                    true
+                })
+            }
+            Fault::Leave { target, back } => self.leave(target, back),
+            Fault::Tags { target, times } => self.change_tags(target, times),
+            Fault::Hold { target, span } => self.hold(target, span),
+        }
+    }
+
+    fn set_loss(&mut self, loss: f64) {
+        self.sim.simulation().network().lose_datagrams(loss);
+    }
+
+    /// Where the target is now; `None`: there is none, or its node does not run.
+    fn place(&self, target: Target) -> Option<usize> {
+        let leader = self.shared.lock().leader();
+        let at = match target {
+            Target::Node(at) => at % self.names.len(),
+            Target::Leader => leader?,
+            Target::Follower(number) => {
+                let others = (0..self.names.len()).filter(|at| Some(*at) != leader);
+                let others: Vec<usize> = others.collect();
+                others[number % others.len()]
+            }
+        };
+        self.sim.handle(&self.names[at]).map(|_| at)
+    }
+
+    fn crash(&mut self, target: Target, down: Duration, disk: Disk) -> bool {
+        let Some(at) = self.place(target) else {
+            return false;
+        };
+        let name = self.names[at].clone();
+        let survives = disk == Disk::Kept && !self.is_volatile(at);
+        if !survives && !self.may_lose_store(at) {
+            return false;
+        }
+        self.cut_power(at);
+        self.sim.at(self.sim.elapsed() + down, move |sim| {
+            if !sim.is_up(&name) {
+                sim.restart(&name, disk);
+            }
+        });
+        true
+    }
+
+    fn cut_power(&mut self, at: usize) {
+        self.sim.crash(&self.names[at]);
+        let mut record = self.shared.lock();
+        record.mark(Some(at), Mark::Stopped("power cut".to_owned()));
+        record.ended(at);
+    }
+
+    fn crash_all(&mut self, down: Duration) -> bool {
+        if (0..self.names.len()).any(|at| self.is_volatile(at)) {
+            return false;
+        }
+        for at in 0..self.names.len() {
+            self.cut_power(at);
+            let name = self.names[at].clone();
+            self.sim.at(self.sim.elapsed() + down, move |sim| {
+                if !sim.is_up(&name) {
+                    sim.restart(&name, Disk::Kept);
+                }
+            });
+        }
+        true
+    }
+
+    fn is_volatile(&self, at: usize) -> bool {
+        let storage = self.sim.storage(&self.names[at]);
+        storage.is_none_or(|storage| storage.is_volatile())
+    }
+
+    /// Whether every configuration that may still decide something keeps a quorum of stores without this one.
+    fn may_lose_store(&self, lost: usize) -> bool {
+        let others = (0..self.names.len()).filter(|at| *at != lost);
+        let kept: BTreeSet<RaftId> = others
+            .filter_map(|at| {
+                let store = self.sim.storage(&self.names[at])?.store_id()?;
+                Some(RaftId {
+                    node: self.names[at].clone(),
+                    store,
+                })
+            })
+            .collect();
+        let record = self.shared.lock();
+        let mut configurations = record.nodes.iter().flat_map(|node| &node.voters);
+        configurations.all(|voters| {
+            let left = voters.intersection(&kept).count();
+            left * 2 > voters.len()
+        })
+    }
+
+    fn pause(&mut self, target: Target, span: Duration) -> bool {
+        let Some(at) = self.place(target) else {
+            return false;
+        };
+        let name = self.names[at].clone();
+        self.sim.simulation().pause(&name);
+        self.sim.at(self.sim.elapsed() + span, move |sim| {
+            sim.simulation().resume(&name);
+        });
+        true
+    }
+
+    /// The process stands still, and its machine knows for how long.
+    fn sleep(&mut self, target: Target, span: Duration) -> bool {
+        let Some(at) = self.place(target) else {
+            return false;
+        };
+        self.sim.simulation().suspend(&self.names[at], span);
+        true
+    }
+
+    fn leave(&mut self, target: Target, back: Duration) -> bool {
+        // At most one at a time, and not from a group of which some are gone anyway.
+        let all_up = self
+            .names
+            .iter()
+            .all(|name| self.sim.handle(name).is_some());
+        let leaving = {
+            let record = self.shared.lock();
+            let mut runs = record.nodes.iter().filter_map(|node| node.run.as_ref());
+            runs.any(|run| run.leaving)
+        };
+        let at = self.place(target);
+        let (true, false, Some(at)) = (all_up, leaving, at) else {
+            return false;
+        };
+        let name = self.names[at].clone();
+        self.sim
+            .spawn(&name, |cluster| async move { cluster.leave().await });
+        let shared = self.shared.clone();
+        self.sim.at(self.sim.elapsed() + back, move |sim| {
+            let has_left = sim.handle(&name).is_none();
+            if shared.is_calm() || !sim.is_up(&name) {
+                return;
+            }
+            // One that could not leave in time is killed.
+            shared.lock().ended(at);
+            sim.restart(&name, if has_left { Disk::Lost } else { Disk::Kept });
+        });
+        true
+    }
+
+    fn change_tags(&mut self, target: Target, times: u32) -> bool {
+        let Some(at) = self.place(target) else {
+            return false;
+        };
+        let stamp = self.sim.elapsed().as_nanos().to_string();
+        self.sim.spawn(&self.names[at], |cluster| async move {
+            for time in 0..times {
+                let value = format!("{stamp}.{time}");
+                // A node that stops meanwhile refuses nothing: there is nobody to tell.
+                let _ = cluster.set_tag("tested", Some(&value)).await;
+            }
+        })
+    }
+
+    fn hold(&mut self, target: Target, span: Duration) -> bool {
+        let Some(at) = self.place(target) else {
+            return false;
+        };
+        let shared = self.shared.clone();
+        self.sim.spawn(&self.names[at], |cluster| async move {
+            let shards = cluster.shard_map().shards();
+            let guards = (0..shards.min(4)).filter_map(|shard| {
+                let guard = cluster.guard(funk::ShardId(shard))?;
+                Some(Watched::new(guard, at, &shared))
+            });
+            let guards: Vec<Watched> = guards.collect();
+            let environment = funk::runtime::Environment::current();
+            environment.sleep(span / 2).await;
+            guards.iter().for_each(Watched::write);
+            environment.sleep(span / 2).await;
+            guards.iter().for_each(Watched::write);
+        })
+    }
+
+    fn cut(&mut self, cut: Cut, span: Duration) -> bool {
+        let links = self.links(cut);
+        if links.is_empty() {
+            return false;
+        }
+        let links: Vec<(NodeId, NodeId)> = links
+            .into_iter()
+            .map(|(from, to)| (self.names[from].clone(), self.names[to].clone()))
+            .collect();
+        for (from, to) in &links {
+            self.sim.simulation().cut_one_way(from, to);
+        }
+        self.sim.at(self.sim.elapsed() + span, move |sim| {
+            for (from, to) in &links {
+                sim.simulation().heal_one_way(from, to);
+            }
+        });
+        true
+    }
+
+    fn links(&self, cut: Cut) -> Vec<(usize, usize)> {
+        let nodes = self.names.len();
+        let known = |at: usize| self.sim.names().any(|name| *name == self.names[at]);
+        let pairs = (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to)));
+        let pairs = pairs.filter(|&(from, to)| from != to && known(from) && known(to));
+        let in_side = |side: u32, at: usize| side & (1 << at) != 0;
+        let one = |target: Target| self.place(target).unwrap_or(usize::MAX);
+        let chosen: Box<dyn Fn(usize, usize) -> bool> = match cut {
+            Cut::Split(side) => Box::new(move |from, to| in_side(side, from) != in_side(side, to)),
+            Cut::Bridge(side, bridge) => Box::new(move |from, to| {
+                in_side(side, from) != in_side(side, to) && from != bridge && to != bridge
+            }),
+            Cut::Isolate(target) => {
+                let at = one(target);
+                Box::new(move |from, to| from == at || to == at)
+            }
+            Cut::Deaf(target) => {
+                let at = one(target);
+                Box::new(move |_, to| to == at)
+            }
+            Cut::Mute(target) => {
+                let at = one(target);
+                Box::new(move |from, _| from == at)
+            }
+            Cut::LeaderAndOne(friend) => {
+                let leader = one(Target::Leader);
+                let friend = one(Target::Follower(friend));
+                let among = move |at: usize| at == leader || at == friend;
+                let is_there = leader != usize::MAX;
+                Box::new(move |from, to| is_there && among(from) != among(to))
+            }
+            Cut::OneWay(bits) => {
+                Box::new(move |from, to| bits & (1 << ((from * nodes + to) % 64)) != 0)
+            }
+        };
+        pairs.filter(|&(from, to)| chosen(from, to)).collect()
+    }
+}

@@ -1,0 +1,36 @@
+//! The whole stack under simulation: the nodes that ship, on the simulated network, with a load and faults.
+
+mod faults;
+pub mod plan;
+pub mod record;
+pub mod service;
+pub mod trace;
+pub mod workload;
+pub mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use plan::Plan;
+pub use world::{Failure, Outcome, World};
+
+use crate::invariants::Violation;
+
+/// Runs a plan. A panic of a node is a failure like any other.
+pub fn run(plan: &Plan) -> Result<Outcome, Box<Failure>> {
+    let mut world = World::new(plan.clone(), false);
+    finish(&mut world)
+}
+
+/// Runs the world's plan to its end.
+pub fn finish(world: &mut World) -> Result<Outcome, Box<Failure>> {
+    let result = catch_unwind(AssertUnwindSafe(|| world.run_to_the_end()));
+    match result {
+        Ok(result) => result.map_err(Box::new),
+        Err(panic) => {
+            let text = crate::panic_text(panic.as_ref());
+            Err(Box::new(
+                world.failure(Violation::new("no panic", text)),
+            ))
+        }
+    }
+}

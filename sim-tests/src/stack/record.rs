@@ -1,0 +1,597 @@
+//! What all nodes of a run have done so far, and whether an invariant was broken by it.
+//!
+//! Every node's [`Observer`] writes into the one record; the invariants that concern events are checked as the events
+//! come, those that concern a moment of true time after every step of the simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use funk::ShardGuard;
+use funk::engine::replicated::{Change, Pending};
+use funk::engine::shard_map::ShardMap;
+use funk::engine::{Engine, Event, Input, LeaseView, NodeState, Output, Role};
+use funk::ids::{ClusterId, Epoch, Instance, LogIndex, NodeId, RaftId, ShardId, Term};
+use funk::log_message::LogMessage;
+use funk::observer::Observer;
+use funk::time::Time;
+
+use super::trace::{Mark, Trace};
+use crate::invariants::i2_same_maps::SameMaps;
+use crate::invariants::i3_fencing::Fencing;
+use crate::invariants::i4_acked::Acked;
+use crate::invariants::i6_raft::RaftLogs;
+use crate::invariants::i7_states::States;
+use crate::invariants::{Final, Serving, Verdict, Violation};
+use crate::invariants::{i1_single_owner, i5_fewest_moves, i8_recovery, unmoved};
+use crate::tally::Tally;
+
+/// Where the latest hand-off stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Phase {
+    /// There is none.
+    #[default]
+    None,
+    /// In a log, but applied nowhere.
+    Proposed,
+    /// Applied somewhere; of those that must drain so many have said that they did.
+    Draining(usize),
+    /// The decision is in a log.
+    Deciding,
+    /// In force somewhere, not everything that was gained is served.
+    InForce,
+}
+
+/// What one run of a node does, as its observer saw it.
+#[derive(Debug)]
+pub(super) struct RunView {
+    pub(super) instance: Instance,
+    committed: Arc<ShardMap>,
+    pub(super) pending: Option<Pending>,
+    lease: LeaseView,
+    open: Vec<Epoch>,
+    /// Guards in flight, by their numbers: shard and generation of the lease.
+    guards: BTreeMap<u64, (ShardId, u64)>,
+    pub(super) leads: bool,
+    leader: Option<NodeId>,
+    present: Vec<Instance>,
+    pub(super) state: NodeState,
+    pub(super) role: Role,
+    states: States,
+    installs: bool,
+    counters: BTreeMap<&'static str, u64>,
+    /// Whether it is asked to leave: it may close what no map takes away.
+    pub(super) leaving: bool,
+}
+
+/// A node, through all its runs.
+#[derive(Debug, Default)]
+pub(super) struct NodeView {
+    pub(super) run: Option<RunView>,
+    /// Voters by the latest raft configuration that it knew.
+    pub(super) voters: Vec<BTreeSet<RaftId>>,
+}
+
+/// Everything that was seen.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub(super) now: Duration,
+    pub(super) nodes: Vec<NodeView>,
+    maps: SameMaps,
+    acked: Acked,
+    fencing: Fencing,
+    /// By cluster: what a node wrote before it gave its own initialisation up is another log.
+    pub(super) logs: BTreeMap<ClusterId, RaftLogs>,
+    pub(super) tally: Tally,
+    /// Shards may stay where they are although balance would move them.
+    pins: bool,
+    pub(super) phase: Phase,
+    ack_set: Arc<BTreeSet<Instance>>,
+    last_proposed: LogIndex,
+    newest_term: Term,
+    guards_given: u64,
+    violation: Option<Violation>,
+    calm: bool,
+    pub(super) trace: Option<Trace>,
+}
+
+/// The record, shared by the world, the observers and the services.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Mutex<Record>>);
+
+/// The observer of one run of a node.
+pub struct Watcher {
+    shared: Shared,
+    node: usize,
+}
+
+impl Shared {
+    /// A record of so many nodes.
+    pub fn new(nodes: usize, trace: Option<Trace>) -> Self {
+        let record = Record {
+            nodes: (0..nodes).map(|_| NodeView::default()).collect(),
+            trace,
+            ..Record::default()
+        };
+        Self(Arc::new(Mutex::new(record)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Record> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The observer of a run of this node that is about to begin.
+    pub fn watcher(&self, node: usize) -> Arc<Watcher> {
+        let mut record = self.lock();
+        record.nodes[node].run = None;
+        Arc::new(Watcher {
+            shared: self.clone(),
+            node,
+        })
+    }
+
+    /// Whether the faults are over.
+    pub fn is_calm(&self) -> bool {
+        self.lock().calm
+    }
+
+    pub(super) fn set_calm(&self) {
+        self.lock().calm = true;
+    }
+
+    pub(super) fn guard_given(&self, node: usize, guard: &ShardGuard) -> u64 {
+        let mut record = self.lock();
+        record.guards_given += 1;
+        let number = record.guards_given;
+        if let Some(run) = &mut record.nodes[node].run {
+            let held = (guard.shard(), guard.lease_generation());
+            run.guards.insert(number, held);
+        }
+        number
+    }
+
+    pub(super) fn guard_released(&self, node: usize, number: u64) {
+        if let Some(run) = &mut self.lock().nodes[node].run {
+            run.guards.remove(&number);
+        }
+    }
+
+    pub(super) fn write(&self, node: usize, shard: ShardId, epoch: Epoch, live: bool) {
+        let mut record = self.lock();
+        let Some(instance) = record.nodes[node].run.as_ref().map(|run| run.instance.clone()) else {
+            return;
+        };
+        let verdict = record.fencing.write(shard, epoch, &instance, live);
+        record.note(verdict);
+    }
+
+    pub(super) fn note_failed_hook(&self, shards: usize) {
+        let mut record = self.lock();
+        record.pins = true;
+        record.tally.add_many("acquire hooks that failed", shards as u64);
+    }
+}
+
+impl Record {
+    pub(super) fn note(&mut self, verdict: Verdict) {
+        if let Err(violation) = verdict
+            && self.violation.is_none()
+        {
+            self.mark(None, Mark::Violation(violation.to_string()));
+            self.violation = Some(violation);
+        }
+    }
+
+    pub(super) fn mark(&mut self, node: Option<usize>, mark: Mark) {
+        let now = turmoil::sim_elapsed().unwrap_or(self.now);
+        if let Some(trace) = &mut self.trace {
+            trace.add(now, node, mark);
+        }
+    }
+
+    /// The first invariant that was broken.
+    pub(super) fn violation(&mut self) -> Option<Violation> {
+        self.violation.take()
+    }
+
+    /// A node's power is cut, or it has ended.
+    pub(super) fn ended(&mut self, node: usize) {
+        if let Some(run) = self.nodes[node].run.take() {
+            for (name, count) in &run.counters {
+                self.tally.add_many(name, *count);
+            }
+        }
+    }
+
+    /// I1, at one moment of true time; `clocks`: what each node's lease clock shows now.
+    pub(super) fn check_owners(&mut self, clocks: &[Option<Time>]) {
+        let shards = self.runs().map(|(_, run)| run.open.len()).max();
+        let shards = shards.unwrap_or_default();
+        let mut guards: Vec<Vec<u32>> = vec![Vec::new(); self.nodes.len()];
+        for (at, run) in self.runs() {
+            let mut live = vec![0; shards];
+            let current = run
+                .guards
+                .values()
+                .filter(|(_, generation)| *generation == run.lease.generation);
+            for (shard, _) in current {
+                live[shard.0 as usize] += 1;
+            }
+            guards[at] = live;
+        }
+        let serving = self.runs().map(|(at, run)| Serving {
+            instance: &run.instance,
+            leased: clocks[at].is_some_and(|clock| clock < run.lease.until),
+            open: &run.open,
+            guards: &guards[at],
+        });
+        let verdict = i1_single_owner::check(serving, (0..shards as u32).map(ShardId));
+        self.note(verdict);
+    }
+
+    /// I8, for the nodes at these places, which are all that should be there.
+    pub(super) fn check_recovered(&self, up: &[usize], clocks: &[Option<Time>]) -> Verdict {
+        let finals = up.iter().map(|&at| {
+            let run = self.nodes[at].run.as_ref()?;
+            Some(Final {
+                instance: &run.instance,
+                leader: run.leader.as_ref(),
+                leads: run.leads,
+                committed: &run.committed,
+                pending: run.pending.is_some(),
+                present: run.present.clone(),
+                serving: Serving {
+                    instance: &run.instance,
+                    leased: clocks[at].is_some_and(|clock| clock < run.lease.until),
+                    open: &run.open,
+                    guards: &[],
+                },
+            })
+        });
+        let finals: Option<Vec<_>> = finals.collect();
+        let Some(finals) = finals else {
+            return Err(Violation::new("I8", "a node does not run"));
+        };
+        i8_recovery::check(&finals, self.pins)
+    }
+
+    fn runs(&self) -> impl Iterator<Item = (usize, &RunView)> + Clone {
+        let runs = self.nodes.iter().enumerate();
+        runs.filter_map(|(at, node)| Some((at, node.run.as_ref()?)))
+    }
+
+    /// The node that leads the newest term, as raft on it says.
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |(at, run): (usize, &RunView)| run.leads.then_some(at);
+        self.runs().filter_map(leads).last()
+    }
+
+    /// How many maps came into force.
+    pub(super) fn maps(&self) -> usize {
+        self.maps.count()
+    }
+
+    /// Whether shards may stay where they are although balance would move them.
+    pub(super) fn pins(&self) -> bool {
+        self.pins
+    }
+
+    /// Counts of the resource that checks tokens.
+    pub(super) fn finish(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.ended(at);
+        }
+        let (accepted, rejected) = (self.fencing.accepted, self.fencing.rejected);
+        self.tally.add_many("guarded writes accepted", accepted);
+        self.tally
+            .add_many("guarded writes rejected by token", rejected);
+        self.tally.add_many("guards given", self.guards_given);
+    }
+
+    fn applied(
+        &mut self,
+        node: usize,
+        cluster: Option<ClusterId>,
+        index: LogIndex,
+        term: Term,
+        change: &Change,
+    ) {
+        if let Some(cluster) = cluster {
+            let logs = self.logs.entry(cluster).or_default();
+            let verdict = logs.applied(node, index, term);
+            self.note(verdict);
+        }
+        let Change::Committed { map } = change else {
+            return;
+        };
+        match self.maps.applied(map) {
+            Ok(None) => {}
+            Ok(Some(base)) => {
+                self.tally.add("maps committed");
+                let verdict = self.acked.committed(&base, map);
+                self.note(verdict);
+                self.phase = Phase::InForce;
+            }
+            Err(violation) => self.note(Err(violation)),
+        }
+    }
+
+    fn leads(&mut self, node: usize, engine: &Engine, term: Term, is_leader: bool) {
+        let Some(run) = &mut self.nodes[node].run else {
+            return;
+        };
+        let began = is_leader && !run.leads;
+        run.leads = is_leader;
+        if !is_leader {
+            return;
+        }
+        if let Some(cluster) = engine.cluster() {
+            let logs = self.logs.entry(cluster).or_default();
+            let verdict = logs.elected(term, &engine.config().instance);
+            self.note(verdict);
+        }
+        if began && term > self.newest_term {
+            self.newest_term = term;
+            self.tally.add("leader changes");
+            if let Some(phase) = phase_name(self.phase) {
+                self.tally.add(phase);
+            }
+            self.mark(Some(node), Mark::Elected(term));
+        }
+    }
+
+    /// The engine has taken an input in.
+    fn look(&mut self, node: usize, engine: &Engine) {
+        let Some(run) = &mut self.nodes[node].run else {
+            return;
+        };
+        let installs = std::mem::take(&mut run.installs);
+        run.leader = engine.leader().cloned();
+        run.role = engine.role();
+        let before = run.committed.clone();
+        let instance = run.instance.clone();
+        run.pending = engine.pending().cloned();
+        let map = engine.committed();
+        if !Arc::ptr_eq(map, &before) {
+            run.committed = map.clone();
+            if map.index() != before.index() {
+                if installs {
+                    // Whoever made the snapshot has applied the map; its engine may hear of it later.
+                    let verdict = self.maps.applied(map).map(drop);
+                    self.note(verdict);
+                }
+                let verdict = self.maps.seen(before.index(), map, installs);
+                self.note(verdict);
+            }
+        }
+        let Some(pending) = engine.pending() else {
+            return;
+        };
+        let index = pending.map.index();
+        if index > self.last_proposed {
+            self.proposed(engine, pending);
+        }
+        if engine.acked() == Some(index) && self.acked.acked(index, &instance) {
+            let by = self.acked.count_of(index, &self.ack_set);
+            if let Phase::Draining(count) = &mut self.phase {
+                *count = by;
+            }
+        }
+    }
+
+    /// A proposal is applied for the first time anywhere.
+    fn proposed(&mut self, engine: &Engine, pending: &Pending) {
+        self.tally.add("maps proposed");
+        let in_force = self.maps.last().map_or(LogIndex(0), |map| map.index());
+        if self.last_proposed > in_force {
+            self.tally.add("maps superseded");
+        }
+        self.last_proposed = pending.map.index();
+        self.ack_set = pending.ack_set.clone();
+        self.phase = Phase::Draining(0);
+        self.pins |= engine.counters().count("drains given up") > 0;
+        let base = engine.committed();
+        let gave_up = self
+            .runs()
+            .any(|(_, run)| run.counters.contains_key("drains given up"));
+        self.pins |= gave_up;
+        let slack = if self.pins { base.shards() as usize } else { 0 };
+        let verdict = i5_fewest_moves::check(base, &pending.map, slack);
+        self.note(verdict);
+    }
+
+    fn put_out(&mut self, node: usize, engine: &Engine, now: Time, output: &Output) {
+        let Some(run) = &mut self.nodes[node].run else {
+            return;
+        };
+        match output {
+            Output::Open(shards) => {
+                let all = engine.committed().shards() as usize;
+                run.open.resize(all.max(run.open.len()), Epoch(0));
+                for &(shard, epoch) in shards {
+                    run.open[shard.0 as usize] = epoch;
+                }
+                self.mark_serving(node);
+                self.look_for_the_end_of_the_hand_off();
+            }
+            Output::Close(shards) => {
+                let stays = run.state != NodeState::Stopping && run.state != NodeState::Invalid;
+                let mut verdict = Ok(());
+                for &(shard, epoch) in shards {
+                    run.open[shard.0 as usize] = Epoch(0);
+                    let pending = engine.pending().map(|pending| pending.map.as_ref());
+                    let committed = engine.committed();
+                    if stays && !run.leaving {
+                        let closed =
+                            unmoved::closed(&run.instance, committed, pending, shard, epoch);
+                        verdict = verdict.and(closed);
+                    }
+                }
+                self.note(verdict);
+                self.mark_serving(node);
+            }
+            Output::Lease(view) => {
+                if view.generation != run.lease.generation
+                    && run.open.iter().any(|epoch| epoch.0 > 0)
+                {
+                    self.tally.add("leases lapsed while serving");
+                }
+                if let Some(run) = &mut self.nodes[node].run {
+                    run.lease = *view;
+                }
+                self.mark(Some(node), Mark::Lease(view.until.since(now)));
+            }
+            Output::Propose { message, .. } => match message {
+                LogMessage::ProposedShardMap(_) => self.phase = Phase::Proposed,
+                LogMessage::ShardMapCommitted { .. } => self.phase = Phase::Deciding,
+                LogMessage::App { .. } => {}
+            },
+            Output::Event(event) => {
+                let verdict = run.states.event(event);
+                run.counters = engine.counters().iter().collect();
+                run.state = run.states.state();
+                if matches!(event, Event::Superseded { .. }) {
+                    run.lease = LeaseView::default();
+                    self.tally.add("runs superseded");
+                }
+                self.note(verdict);
+                self.mark(Some(node), Mark::Event(Box::new(event.clone())));
+            }
+            Output::Routes(_) => {
+                let members = engine.members().values();
+                let present = members.filter(|member| member.is_present());
+                run.present = present.map(|member| member.instance.clone()).collect();
+                run.counters = engine.counters().iter().collect();
+            }
+            Output::AbandonLog => self.restarted(node),
+            Output::Send { to, message } => {
+                if self.trace.is_some() {
+                    self.mark(Some(node), Mark::Sent(to.clone(), message.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The node is about to apply its log from the beginning.
+    fn restarted(&mut self, node: usize) {
+        self.logs
+            .values_mut()
+            .for_each(|logs| logs.restarted(node));
+    }
+
+    fn mark_serving(&mut self, node: usize) {
+        let run = self.nodes[node].run.as_ref();
+        let open = run.map_or(0, |run| run.open.iter().filter(|epoch| epoch.0 > 0).count());
+        self.mark(Some(node), Mark::Serving(open));
+    }
+
+    /// A hand-off is over when its map is in force everywhere and what was gained is served.
+    fn look_for_the_end_of_the_hand_off(&mut self) {
+        let Some(map) = self.maps.last().filter(|_| self.phase == Phase::InForce) else {
+            return;
+        };
+        let epoch = Epoch(map.index().0);
+        let mut gained = (0..map.shards())
+            .map(ShardId)
+            .filter(|&shard| map.epoch(shard) == epoch);
+        let served = |shard: ShardId| {
+            let owner = map.owner(shard);
+            self.runs().any(|(_, run)| {
+                Some(&run.instance) == owner && run.open.get(shard.0 as usize) == Some(&epoch)
+            })
+        };
+        if gained.all(served) {
+            self.phase = Phase::None;
+        }
+    }
+}
+
+/// The situation in which a leader was lost, by name.
+fn phase_name(phase: Phase) -> Option<&'static str> {
+    Some(match phase {
+        Phase::None => return None,
+        Phase::Proposed => "leader changed before a proposal committed",
+        Phase::Draining(0) => "leader changed before the first ack",
+        Phase::Draining(_) => "leader changed between acks",
+        Phase::Deciding => "leader changed between the last ack and the commit",
+        Phase::InForce => "leader changed after the commit",
+    })
+}
+
+impl Observer for Watcher {
+    fn input(&self, engine: &Engine, _: Time, input: &Input) {
+        let mut record = self.shared.lock();
+        let node = self.node;
+        if record.nodes[node].run.is_none() {
+            record.nodes[node].run = Some(RunView {
+                instance: engine.config().instance.clone(),
+                committed: engine.committed().clone(),
+                pending: None,
+                lease: LeaseView::default(),
+                open: Vec::new(),
+                guards: BTreeMap::new(),
+                leads: false,
+                leader: None,
+                present: Vec::new(),
+                state: engine.state(),
+                role: engine.role(),
+                states: States::default(),
+                installs: false,
+                counters: BTreeMap::new(),
+                leaving: false,
+            });
+            record.tally.add("runs of nodes");
+            record.restarted(node);
+        }
+        match input {
+            Input::Applied {
+                index,
+                term,
+                change,
+            } => record.applied(node, engine.cluster(), *index, *term, change),
+            Input::Installed(_) => {
+                record.tally.add("snapshots installed");
+                if engine.pending().is_some() {
+                    record.tally.add("snapshots installed during a change");
+                }
+                if let Some(run) = &mut record.nodes[node].run {
+                    run.installs = true;
+                }
+            }
+            Input::Leadership(leadership) => {
+                record.leads(node, engine, leadership.term, leadership.is_leader);
+            }
+            Input::RaftMembers(members) => {
+                record.nodes[node].voters.clone_from(&members.voters);
+            }
+            Input::Leave => {
+                if let Some(run) = &mut record.nodes[node].run {
+                    run.leaving = true;
+                }
+            }
+            Input::Stop | Input::Superseded { .. } => {
+                if let Some(run) = &mut record.nodes[node].run {
+                    run.leaving = true;
+                }
+            }
+            Input::Message { from, message } => {
+                if record.trace.is_some() {
+                    let mark = Mark::Received(from.instance.node.clone(), message.clone());
+                    record.mark(Some(node), mark);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn handled(&self, engine: &Engine, _: Time) {
+        self.shared.lock().look(self.node, engine);
+    }
+
+    fn output(&self, engine: &Engine, now: Time, output: &Output) {
+        self.shared
+            .lock()
+            .put_out(self.node, engine, now, output);
+    }
+}

@@ -1,0 +1,269 @@
+//! Calls from nodes and from clients, and the history of what became of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use funk::runtime::Environment;
+use funk::{Answer, CallError, Client, Cluster, Request};
+use funk_history::linearizability::{Timed, Verdict, check};
+use funk_history::models::{Counter, CounterOperation, Register, RegisterOperation};
+
+use super::plan::Load;
+use super::service::{Operation, chance, decode_value};
+
+/// Configurations that the search for an order of one key's operations may visit.
+const SEARCH_BUDGET: usize = 200_000;
+
+/// What became of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nobody knows: it is under way, its caller was killed, or it said so.
+    Unknown,
+    /// It certainly took no effect.
+    NotExecuted,
+    /// It was answered with this value, under this token.
+    Answered(u64, u64),
+}
+
+/// A call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// When it began, true time.
+    pub start: Duration,
+    /// When its outcome was known.
+    pub end: Duration,
+    /// The key's number.
+    pub key: u64,
+    /// What it asked for.
+    pub operation: Operation,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// All calls of a run.
+#[derive(Clone, Debug, Default)]
+pub struct History(Arc<Mutex<Vec<Call>>>);
+
+/// What is judged by a history alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Judged {
+    /// Keys whose operations have an order.
+    pub linearizable: u64,
+    /// Keys for which the search ran out of budget: nothing is known of them.
+    pub unknown: u64,
+}
+
+impl History {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Call>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many calls have been made, and how many of those were answered.
+    pub fn count(&self) -> (usize, usize) {
+        let calls = self.lock();
+        let answered = |call: &&Call| matches!(call.outcome, Outcome::Answered(..));
+        (calls.len(), calls.iter().filter(answered).count())
+    }
+
+    /// Calls that began at or after `from`, and that ended without an answer.
+    pub fn unanswered_since(&self, from: Duration) -> Vec<Call> {
+        let calls = self.lock();
+        let failed = |call: &&Call| {
+            call.start >= from
+                && !call.end.is_zero()
+                && !matches!(call.outcome, Outcome::Answered(..))
+        };
+        calls.iter().filter(failed).cloned().collect()
+    }
+
+    fn begin(&self, key: u64, operation: Operation) -> usize {
+        let mut calls = self.lock();
+        calls.push(Call {
+            start: now(),
+            end: Duration::ZERO,
+            key,
+            operation,
+            outcome: Outcome::Unknown,
+        });
+        calls.len() - 1
+    }
+
+    fn end(&self, call: usize, outcome: Outcome) {
+        let mut calls = self.lock();
+        calls[call].end = now();
+        calls[call].outcome = outcome;
+    }
+
+    /// I10: every key's operations have an order that explains every answer. And: no call that began after an answer
+    /// gets a lower token for its key.
+    pub fn judge(&self) -> Result<Judged, String> {
+        let calls = self.lock();
+        let mut judged = Judged::default();
+        let keys: std::collections::BTreeSet<u64> = calls.iter().map(|call| call.key).collect();
+        for key in keys {
+            let of_key = || calls.iter().filter(|call| call.key == key);
+            tokens_rise(of_key())?;
+            let verdict = if is_register(key) {
+                let history: Vec<_> = of_key().filter_map(Call::on_register).collect();
+                check(&Register, &history, SEARCH_BUDGET)
+            } else {
+                let history: Vec<_> = of_key().filter_map(Call::on_counter).collect();
+                check(&Counter, &history, SEARCH_BUDGET)
+            };
+            match verdict {
+                Verdict::Linearizable => judged.linearizable += 1,
+                Verdict::Unknown => judged.unknown += 1,
+                Verdict::NotLinearizable(stuck) => {
+                    return Err(format!("key {key} is not linearizable: {stuck:?}"));
+                }
+            }
+        }
+        Ok(judged)
+    }
+}
+
+fn tokens_rise<'a>(calls: impl Iterator<Item = &'a Call>) -> Result<(), String> {
+    let mut answers: Vec<(Duration, bool, u64)> = Vec::new();
+    for call in calls {
+        if let Outcome::Answered(_, epoch) = call.outcome {
+            answers.push((call.start, false, epoch));
+            answers.push((call.end, true, epoch));
+        }
+    }
+    // Of equal times begins come first: calls that touch overlap.
+    answers.sort_unstable();
+    let mut highest = 0;
+    let mut floor_at_begin = std::collections::BTreeMap::new();
+    for (at, ends, epoch) in answers {
+        if ends {
+            highest = highest.max(epoch);
+        } else if epoch < highest {
+            floor_at_begin.insert(at, (epoch, highest));
+        }
+    }
+    match floor_at_begin.first_key_value() {
+        None => Ok(()),
+        Some((at, (epoch, highest))) => Err(format!(
+            "a call that began at {at:?} was answered under token {epoch}, after an answer under {highest}"
+        )),
+    }
+}
+
+impl Call {
+    fn timed<O>(&self, operation: O) -> Option<Timed<O>> {
+        let end = match self.outcome {
+            Outcome::NotExecuted => return None,
+            Outcome::Unknown => None,
+            Outcome::Answered(..) => Some(self.end.as_nanos() as u64),
+        };
+        Some(Timed {
+            start: self.start.as_nanos() as u64,
+            end,
+            operation,
+        })
+    }
+
+    fn value(&self) -> Option<u64> {
+        match self.outcome {
+            Outcome::Answered(value, _) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn on_counter(&self) -> Option<Timed<CounterOperation>> {
+        self.timed(match self.operation {
+            Operation::Get => CounterOperation::Get(self.value()),
+            _ => CounterOperation::Increment(self.value()),
+        })
+    }
+
+    fn on_register(&self) -> Option<Timed<RegisterOperation>> {
+        self.timed(match self.operation {
+            Operation::Write { value, .. } => RegisterOperation::Write(value),
+            _ => {
+                let read = self.value().map(|value| (value != 0).then_some(value));
+                RegisterOperation::Read(read)
+            }
+        })
+    }
+}
+
+fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
+/// Odd keys are registers, even ones counters.
+fn is_register(key: u64) -> bool {
+    key % 2 == 1
+}
+
+/// Somebody who can call.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A node.
+    Node(Cluster),
+    /// A client.
+    Client(Client),
+}
+
+impl Caller {
+    async fn call(&self, request: Request) -> Result<Answer, CallError> {
+        match self {
+            Self::Node(node) => node.call(request).await,
+            Self::Client(client) => client.call(request).await,
+        }
+    }
+}
+
+/// Calls at random until it is dropped, one call after the other or several at once, as their times fall.
+pub async fn call_on_and_on(caller: Caller, load: Load, history: History) {
+    let environment = Environment::current();
+    loop {
+        let mean = load.every.as_nanos() as f64;
+        let unit = ((environment.next_seed() >> 11) as f64 + 1.0) / (1_u64 << 53) as f64;
+        let pause = Duration::from_nanos((mean * -unit.ln()) as u64);
+        environment.sleep(pause).await;
+        let key = environment.next_seed() % load.keys;
+        let operation = if chance(&environment, load.gets) {
+            Operation::Get
+        } else if is_register(key) {
+            let value = environment.next_seed() | 1;
+            Operation::Write { value, id: value }
+        } else {
+            Operation::Increment {
+                id: environment.next_seed(),
+            }
+        };
+        let (caller, history) = (caller.clone(), history.clone());
+        environment.spawn(async move {
+            call(&caller, key, operation, load.deadline, &history).await;
+        });
+    }
+}
+
+/// One call, with its place in the history.
+pub async fn call(
+    caller: &Caller,
+    key: u64,
+    operation: Operation,
+    deadline: Duration,
+    history: &History,
+) -> Outcome {
+    let request = Request::key(key.to_string(), operation.encode())
+        .deadline(deadline)
+        .idempotent();
+    let number = history.begin(key, operation);
+    let outcome = match caller.call(request).await {
+        Ok(answer) => match decode_value(&answer.body) {
+            Some(value) => Outcome::Answered(value, answer.epoch.0),
+            None => Outcome::Unknown,
+        },
+        // What was sent again may have been executed by an earlier attempt.
+        Err(error) if error.is_not_executed() && operation == Operation::Get => {
+            Outcome::NotExecuted
+        }
+        Err(_) => Outcome::Unknown,
+    };
+    history.end(number, outcome.clone());
+    outcome
+}
