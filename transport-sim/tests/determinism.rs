@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use funk::ids::{BootId, ClusterName, Instance, NodeId, PeerAddr};
-use funk::transport::{Incoming, LocalNode, Transport};
+use funk::transport::{Incoming, LocalNode, PeerKind};
 use funk::wire::{Rpc, StreamKind, accept, serve};
-use funk_sim::{Clock, SimNode, Simulation, SimulationConfig};
+use funk_sim::{Clock, Network, SimNode, Simulation, SimulationConfig};
 
 const NODES: [&str; 4] = ["ant", "bee", "cat", "dog"];
 const CALL_DEADLINE: Duration = Duration::from_millis(200);
@@ -36,9 +35,9 @@ fn payload(node: &SimNode, most: usize) -> Bytes {
 
 /// Talks to all others at random moments, and answers them.
 async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
-    let transport: Arc<dyn Transport> = node.bind().await?;
+    let transport = node.transport().await?;
     let mut incoming = transport.start(LocalNode {
-        kind: funk::transport::PeerKind::Node,
+        kind: PeerKind::Node,
         cluster: ClusterName::new("chat")?,
         instance: Instance {
             node: node.name.clone(),
@@ -102,8 +101,11 @@ async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
 }
 
 /// Four nodes for six seconds with crashes, a pause, cuts and loss. Returns the fingerprint after each second.
-fn run(seed: u64) -> (Vec<u64>, Tally) {
-    let mut simulation = Simulation::new(&SimulationConfig::new(seed));
+fn run(network: Network, seed: u64) -> (Vec<u64>, Tally) {
+    let mut simulation = Simulation::new(&SimulationConfig {
+        network,
+        ..SimulationConfig::new(seed)
+    });
     simulation.network().lose_datagrams(0.05);
     let tally = Rc::new(RefCell::new(Tally::default()));
     for (at, node) in NODES.into_iter().enumerate() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use funk::ids::{BootId, ClusterName, Instance, NodeId, PeerAddr};
 use funk::runtime::Environment;
 use funk::transport::{Incoming, LocalNode, Stream, Transport, TransportError};
-use funk_sim::{Clock, SimNode, SimTransport, Simulation, SimulationConfig};
+use funk_sim::{Clock, SimNode, Simulation, SimulationConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -34,8 +34,8 @@ fn wait_for(simulation: &mut Simulation, log: &Log, what: &str) {
     assert!(came.unwrap(), "no {what:?} in {:?}", log.borrow());
 }
 
-async fn start(node: &SimNode, claim: &NodeId) -> (Arc<SimTransport>, mpsc::Receiver<Incoming>) {
-    let transport = node.bind().await.unwrap();
+async fn start(node: &SimNode, claim: &NodeId) -> (Arc<dyn Transport>, mpsc::Receiver<Incoming>) {
+    let transport = node.transport().await.unwrap();
     let incoming = transport.start(LocalNode {
         kind: funk::transport::PeerKind::Node,
         cluster: ClusterName::new("faults").unwrap(),
