@@ -68,7 +68,10 @@ impl Identities {
         let socket = Arc::new(socket);
         let config = self.config.clone();
         Ok(QuicTransport::with_abstract_socket(
-            socket, local_addr, credentials, config,
+            socket,
+            local_addr,
+            credentials,
+            config,
         ))
     }
 

@@ -100,7 +100,8 @@ impl SimNode {
     ///
     /// [`TransportError::Bind`] if it exists already.
     pub async fn transport(&self) -> Result<Arc<dyn Transport>, TransportError> {
-        self.transport_as(PeerKind::Node, &self.name, NODE_PORT).await
+        self.transport_as(PeerKind::Node, &self.name, NODE_PORT)
+            .await
     }
 
     /// A transport for a client on this host that bears the host's name, at any free port.

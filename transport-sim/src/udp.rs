@@ -127,3 +127,86 @@ impl UdpPoller for AlwaysWritable {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use funk::ids::NodeId;
+
+    use super::*;
+    use crate::{Clock, Simulation, SimulationConfig};
+
+    /// Says farewell when it is dropped, as quinn does with connections that nobody has accepted yet.
+    struct Farewell(SimUdp, SocketAddr);
+
+    impl Drop for Farewell {
+        fn drop(&mut self) {
+            send(&self.0, self.1);
+        }
+    }
+
+    fn send(socket: &SimUdp, destination: SocketAddr) {
+        let transmit = Transmit {
+            destination,
+            ecn: None,
+            contents: b"farewell",
+            segment_size: None,
+            src_ip: None,
+        };
+        socket.try_send(&transmit).unwrap();
+    }
+
+    #[test]
+    fn packets_arrive_and_none_leaves_a_host_that_loses_its_power() {
+        let mut simulation = Simulation::new(&SimulationConfig::new(1));
+        let network = simulation.network().clone();
+        let [alice, bob] = ["alice", "bob"].map(|name| NodeId::new(name).unwrap());
+        let heard = Rc::new(Cell::new(0));
+        let (by_bob, bobs) = (heard.clone(), network.clone());
+        simulation.add(&bob, Clock::default(), move |node| {
+            let (heard, network) = (by_bob.clone(), bobs.clone());
+            async move {
+                let socket = SimUdp::bind(node.addr_of(&node.name), &network).await?;
+                let (mut first, mut second) = ([0; 100], [0; 100]);
+                loop {
+                    let mut meta = [RecvMeta::default(); 2];
+                    let count = std::future::poll_fn(|cx| {
+                        let (first, second) =
+                            (IoSliceMut::new(&mut first), IoSliceMut::new(&mut second));
+                        socket.poll_recv(cx, &mut [first, second], &mut meta)
+                    })
+                    .await?;
+                    for meta in &meta[..count] {
+                        assert_eq!((meta.len, meta.stride), (8, 8));
+                        heard.set(heard.get() + 1);
+                    }
+                }
+            }
+        });
+        let (alices, to) = (network.clone(), bob.clone());
+        simulation.add(&alice, Clock::default(), move |node| {
+            let (network, to) = (alices.clone(), node.addr_of(&to));
+            async move {
+                let socket = SimUdp::bind(node.addr_of(&node.name), &network).await?;
+                (0..5).for_each(|_| send(&socket, to));
+                let _farewell = Farewell(socket, to);
+                std::future::pending().await
+            }
+        });
+        simulation.run_for(Duration::from_millis(20)).unwrap();
+        assert_eq!((heard.get(), network.messages()), (5, 5));
+        let before = simulation.fingerprint();
+        simulation.crash(&alice);
+        simulation.run_for(Duration::from_millis(20)).unwrap();
+        assert_eq!((heard.get(), network.messages()), (5, 5));
+        assert_eq!(simulation.fingerprint(), before);
+        simulation.restart(&alice);
+        simulation.run_for(Duration::from_millis(20)).unwrap();
+        assert_eq!((heard.get(), network.messages()), (10, 10));
+        drop(simulation);
+        assert_eq!(network.messages(), 10, "nor after the end");
+    }
+}

@@ -100,7 +100,7 @@ async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
     Ok(())
 }
 
-/// Four nodes for six seconds with crashes, a pause, cuts and loss. Returns the fingerprint after each second.
+/// Four nodes for eight seconds with crashes, a pause, cuts of up to two seconds, and loss. Returns the fingerprint after each second.
 fn run(network: Network, seed: u64) -> (Vec<u64>, Tally) {
     let mut simulation = Simulation::new(&SimulationConfig {
         network,
@@ -118,7 +118,7 @@ fn run(network: Network, seed: u64) -> (Vec<u64>, Tally) {
     }
     let [ant, bee, cat, dog] = NODES.map(name);
     let mut prints = Vec::new();
-    for second in 0..6 {
+    for second in 0..8 {
         match second {
             1 => simulation.crash(&ant),
             2 => {
@@ -135,7 +135,7 @@ fn run(network: Network, seed: u64) -> (Vec<u64>, Tally) {
                 simulation.isolate(&dog);
                 simulation.restart(&bee);
             }
-            5 => simulation.heal_all(),
+            6 => simulation.heal_all(),
             _ => {}
         }
         simulation.run_for(Duration::from_secs(1)).unwrap();
@@ -145,29 +145,48 @@ fn run(network: Network, seed: u64) -> (Vec<u64>, Tally) {
     (prints, Rc::into_inner(tally).unwrap().into_inner())
 }
 
-#[test]
-fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+fn repeats(network: Network) {
     let mut seen = Vec::new();
     for seed in 0..5 {
-        let (first, tally) = run(seed);
+        let (first, tally) = run(network, seed);
         assert!(tally.datagrams > 200, "{} datagrams", tally.datagrams);
         assert!(tally.calls > 200, "{} calls", tally.calls);
         assert!(tally.failed > 10, "{} failed calls", tally.failed);
-        assert_eq!(first, run(seed).0, "seed {seed}");
+        assert_eq!(first, run(network, seed).0, "seed {seed}");
         assert!(!seen.contains(&first), "seed {seed} is like an earlier one");
         seen.push(first);
     }
 }
 
 #[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another_over_tcp() {
+    repeats(Network::Tcp);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another_over_quic() {
+    repeats(Network::Quic);
+}
+
 #[allow(clippy::disallowed_methods, reason = "outside of any node")]
-fn other_threads_do_not_change_a_run() {
-    let alone = run(7).0;
-    let beside: Vec<_> = (0..3)
-        .map(|at| std::thread::spawn(move || run(if at == 1 { 8 } else { 7 }).0))
+fn repeats_beside_others(network: Network) {
+    let alone = run(network, 7).0;
+    let beside: Vec<_> = [7, 8, 7]
+        .map(|seed| std::thread::spawn(move || run(network, seed).0))
+        .into_iter()
+        .map(|run| run.join().unwrap())
         .collect();
-    let beside: Vec<_> = beside.into_iter().map(|run| run.join().unwrap()).collect();
     assert_eq!(beside[0], alone);
     assert_ne!(beside[1], alone);
     assert_eq!(beside[2], alone);
+}
+
+#[test]
+fn other_threads_do_not_change_a_run_over_tcp() {
+    repeats_beside_others(Network::Tcp);
+}
+
+#[test]
+fn other_threads_do_not_change_a_run_over_quic() {
+    repeats_beside_others(Network::Quic);
 }
