@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -45,7 +46,7 @@ struct World {
 enum Clock {
     /// The machine's own.
     System,
-    /// Tokio's (paused, stepped) clock times `rate`; `lead` moves the lease clock against the monotonic one.
+    /// Tokio's (paused, stepped) clock times `rate`; the monotonic clock is behind the lease clock by `lead`.
     Simulated {
         origin: tokio::time::Instant,
         rate: f64,
@@ -60,6 +61,8 @@ struct Gate {
     /// Tasks that were woken meanwhile, by the order of their birth so that runs repeat.
     waiting: Mutex<BTreeMap<u64, Waker>>,
     births: AtomicU64,
+    /// What tasks that panicked said.
+    panics: Mutex<Vec<String>>,
 }
 
 impl fmt::Debug for Environment {
@@ -134,10 +137,7 @@ impl Environment {
     pub fn now(&self) -> Time {
         match &self.0.clock {
             Clock::System => system_now(),
-            Clock::Simulated { lead_nanos, .. } => {
-                let lead = Duration::from_nanos(lead_nanos.load(Ordering::Relaxed));
-                Time::default() + self.monotonic() + lead
-            }
+            Clock::Simulated { origin, .. } => self.at(origin.elapsed()),
         }
     }
 
@@ -149,8 +149,11 @@ impl Environment {
                 origin,
                 rate,
                 offset,
-                ..
-            } => *offset + origin.elapsed().mul_f64(*rate),
+                lead_nanos,
+            } => {
+                let lead = Duration::from_nanos(lead_nanos.load(Ordering::Relaxed));
+                (*offset + origin.elapsed().mul_f64(*rate)).saturating_sub(lead)
+            }
         }
     }
 
@@ -159,14 +162,8 @@ impl Environment {
     pub fn at(&self, elapsed: Duration) -> Time {
         match &self.0.clock {
             Clock::System => system_now(),
-            Clock::Simulated {
-                rate,
-                offset,
-                lead_nanos,
-                ..
-            } => {
-                let lead = Duration::from_nanos(lead_nanos.load(Ordering::Relaxed));
-                Time::default() + *offset + elapsed.mul_f64(*rate) + lead
+            Clock::Simulated { rate, offset, .. } => {
+                Time::default() + *offset + elapsed.mul_f64(*rate)
             }
         }
     }
@@ -262,11 +259,25 @@ impl Environment {
         waiting.into_values().for_each(Waker::wake);
     }
 
-    /// Moves a simulated node's lease clock forward against its monotonic clock, as if the machine had slept.
-    pub fn suspend(&self, span: Duration) {
-        if let Clock::Simulated { lead_nanos, .. } = &self.0.clock {
-            lead_nanos.fetch_add(span.as_nanos() as u64, Ordering::Relaxed);
+    /// The simulated node was paused for so long (true time) because its machine slept: its monotonic clock stood
+    /// still meanwhile, its lease clock went on. To be called before it is resumed.
+    pub fn slept(&self, span: Duration) {
+        if let Clock::Simulated {
+            rate, lead_nanos, ..
+        } = &self.0.clock
+        {
+            let own = span.mul_f64(*rate);
+            lead_nanos.fetch_add(own.as_nanos() as u64, Ordering::Relaxed);
         }
+    }
+
+    /// What the tasks of a simulated node that panicked said, since it was asked last. Such a task stands still from then
+    /// on: a simulated host would otherwise go down with it, and the whole simulation.
+    pub fn take_panics(&self) -> Vec<String> {
+        let gate = self.0.gate.as_ref();
+        gate.map_or_else(Vec::new, |gate| {
+            std::mem::take(&mut *gate.panics.lock().unwrap_or_else(PoisonError::into_inner))
+        })
     }
 
     /// The same span on the clock that timers run on.
@@ -286,6 +297,7 @@ impl Environment {
         Gated {
             environment: self.clone(),
             birth,
+            has_panicked: false,
             future,
         }
     }
@@ -296,6 +308,7 @@ pin_project_lite::pin_project! {
     struct Gated<F> {
         environment: Environment,
         birth: u64,
+        has_panicked: bool,
         #[pin]
         future: F,
     }
@@ -306,9 +319,10 @@ impl<F: Future> Future for Gated<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        if let Some(gate) = &this.environment.0.gate
-            && gate.paused.load(Ordering::SeqCst)
-        {
+        let Some(gate) = &this.environment.0.gate else {
+            return this.future.poll(cx);
+        };
+        if gate.paused.load(Ordering::SeqCst) {
             let mut waiting = gate.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.insert(*this.birth, cx.waker().clone());
             // `resume` may have come between the look and the lock.
@@ -316,7 +330,18 @@ impl<F: Future> Future for Gated<F> {
                 return Poll::Pending;
             }
         }
-        this.future.poll(cx)
+        if *this.has_panicked {
+            return Poll::Pending;
+        }
+        let polled = catch_unwind(AssertUnwindSafe(|| this.future.poll(cx)));
+        polled.unwrap_or_else(|panic| {
+            *this.has_panicked = true;
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let mut panics = gate.panics.lock().unwrap_or_else(PoisonError::into_inner);
+            panics.push(text.unwrap_or_default());
+            Poll::Pending
+        })
     }
 }
 
@@ -395,8 +420,12 @@ mod tests {
             fast.sleep(Duration::from_millis(250)).await;
             assert_eq!(start.elapsed(), Duration::from_millis(200));
             assert_eq!(fast.monotonic(), Duration::from_millis(7_250));
-            fast.suspend(Duration::from_secs(3));
-            assert_eq!(fast.now(), Time(10_250_000_000));
+            fast.pause();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            fast.slept(Duration::from_secs(2));
+            fast.resume();
+            assert_eq!(fast.now(), Time(9_750_000_000));
+            assert_eq!(fast.monotonic(), Duration::from_millis(7_250));
         });
     }
 

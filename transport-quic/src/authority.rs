@@ -4,7 +4,7 @@ use funk::ids::NodeId;
 use funk::transport::TransportError;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SerialNumber, date_time_ymd,
 };
 
 use crate::credentials::Credentials;
@@ -79,6 +79,17 @@ impl std::fmt::Debug for Authority {
     }
 }
 
+/// Bytes in a serial number: the most that there may be (RFC 5280, 4.1.2.2).
+const SERIAL_BYTES: usize = 20;
+
+/// A number that follows from the key, and so is new with every certificate. Always of the same length, so that
+/// certificates for one name are, too: a leading zero would not be written, a leading one bit would take a byte more.
+fn serial_number(key: &KeyPair) -> SerialNumber {
+    let mut serial: Vec<u8> = key.der_bytes().iter().copied().take(SERIAL_BYTES).collect();
+    serial[0] = serial[0] & 0x7f | 0x40;
+    serial.into()
+}
+
 fn failed(what: &str) -> impl Fn(rcgen::Error) -> TransportError + '_ {
     move |error| TransportError::Credentials(format!("{what}: {error}"))
 }
@@ -101,6 +112,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         validity.apply(&mut params)?;
         let key = KeyPair::generate_for(&PKCS_ED25519).map_err(&wrong)?;
+        params.serial_number = Some(serial_number(&key));
         let key_pem = key.serialize_pem();
         let certificate_pem = CertifiedIssuer::self_signed(params, key)
             .map_err(&wrong)?
@@ -165,6 +177,7 @@ impl Authority {
         ];
         validity.apply(&mut params)?;
         let key = KeyPair::generate_for(&PKCS_ED25519).map_err(&wrong)?;
+        params.serial_number = Some(serial_number(&key));
         let certificate = params.signed_by(&key, &self.issuer).map_err(&wrong)?;
         Ok(Issued {
             certificate_pem: certificate.pem(),

@@ -20,7 +20,7 @@ const DATAGRAM_RECEIVE_BYTES: usize = 256 << 10;
 pub(crate) const DATAGRAM_SEND_BYTES: usize = 64 << 10;
 
 /// Times and sizes of a [`QuicTransport`](crate::QuicTransport).
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct QuicConfig {
     /// The address to name to peers when the bound one is not reachable as it stands (`0.0.0.0`, a port that is
     /// mapped). Port 0 stands for the bound port.

@@ -274,6 +274,13 @@ impl SimCluster {
         }
         let stepped = self.simulation.step();
         stepped.map_err(|error| self.failure(format!("a node failed: {error}")))?;
+        for (name, slot) in &self.nodes {
+            let run = lock(&slot.run);
+            let panics = run.as_ref().map(|run| run.environment.take_panics());
+            if let Some(text) = panics.unwrap_or_default().first() {
+                return Err(self.failure(format!("a task of {name} panicked: {text}")));
+            }
+        }
         let mut checks = std::mem::take(&mut self.checks);
         let broken = checks.iter_mut().find_map(|check| check(self).err());
         self.checks = checks;

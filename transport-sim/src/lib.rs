@@ -1,9 +1,13 @@
 //! The cluster's transport over a simulated network, and the simulation around it.
 //!
-//! [`SimTransport`] implements [`Transport`](funk::transport::Transport) over turmoil's TCP (streams) and UDP
-//! (datagrams); everything above it is the code that ships. [`Simulation`] starts nodes on simulated hosts, each with
-//! a clock of its own, and does to them what happens to nodes: crashes as power cuts, restarts, pauses, cuts in the
-//! network. One seed gives one run: the same seed gives the same [`Simulation::fingerprint`], message by message.
+//! There are two networks to choose from, see [`Network`]: [`SimTransport`], which implements
+//! [`Transport`] over turmoil's TCP (streams) and UDP (datagrams), and the
+//! [`QuicTransport`](funk_quic::QuicTransport) that ships, over turmoil's UDP. Everything above them is the code that
+//! ships. [`Simulation`] starts nodes on simulated hosts, each with a clock of its own, and does to them what happens
+//! to nodes: crashes as power cuts, restarts, pauses, cuts in the network. One seed gives one run: the same seed gives
+//! the same [`Simulation::fingerprint`], message by message.
+//!
+//! [`Transport`]: funk::transport::Transport
 //!
 //! This crate needs tokio's unstable configuration, because only that lets turmoil seed tokio. Within this workspace
 //! `.cargo/config.toml` sets it; elsewhere put this into yours:
@@ -25,11 +29,13 @@ mod cluster;
 mod hello;
 mod network;
 mod pump;
+mod quic;
 mod reach;
 mod simulation;
 mod transport;
+mod udp;
 
 pub use cluster::{Disk, Failure, NodeOptions, Result, SimCluster};
-pub use network::{Names, SimNetwork};
+pub use network::{Names, Network, SimNetwork};
 pub use simulation::{Clock, SimNode, Simulation, SimulationConfig};
 pub use transport::SimTransport;

@@ -1,15 +1,29 @@
 //! What all transports of one simulation share: who is believed, what is lost, and the fingerprint of the run.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use funk::ids::NodeId;
 
+/// What the nodes of a simulation talk over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Network {
+    /// Streams over simulated TCP and datagrams over simulated UDP, in a format of this crate: the faster one, and
+    /// its fingerprint covers every byte.
+    #[default]
+    Tcp,
+    /// The QUIC transport that ships, TLS included, over simulated UDP. Its fingerprint covers the length of every
+    /// packet, not the content: keys come from the operating system.
+    Quic,
+}
+
 /// Whose names are believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Names {
-    /// A node must bear the name of the simulated host that it runs on: the simulation's certificate.
+    /// A node must bear the name of the simulated host that it runs on: over QUIC it gets a certificate for that name
+    /// only.
     #[default]
     OfHosts,
     /// Every claim is believed: for tests that run several nodes on one host.
@@ -26,6 +40,8 @@ struct State {
     messages: u64,
     loss: f64,
     chance: u64,
+    /// Hosts without power.
+    dark: BTreeSet<IpAddr>,
 }
 
 impl fmt::Debug for SimNetwork {
@@ -43,45 +59,50 @@ impl SimNetwork {
             messages: 0,
             loss: 0.0,
             chance: seed,
+            dark: BTreeSet::new(),
         })))
     }
 
-    /// Hash over all messages so far: time, sender, receiver, length and bytes of each, in order.
+    /// Hash over all messages so far, in order: time, sender, receiver, length and bytes of each; of QUIC packets,
+    /// which are encrypted by keys that do not repeat, all but the bytes.
     pub fn fingerprint(&self) -> u64 {
         self.lock().fingerprint
     }
 
-    /// Messages sent so far: datagrams and pieces of streams.
+    /// Messages sent so far: datagrams and pieces of streams, or QUIC packets.
     pub fn messages(&self) -> u64 {
         self.lock().messages
     }
 
-    /// Loses each datagram with this probability (0: none, 1: all). Streams lose nothing but what cuts swallow.
+    /// Loses each datagram and each QUIC packet with this probability (0: none, 1: all). Streams over TCP lose nothing
+    /// but what cuts swallow.
     pub fn lose_datagrams(&self, probability: f64) {
         self.lock().loss = probability.clamp(0.0, 1.0);
     }
 
     /// Notes that a message leaves.
     pub(crate) fn note(&self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let now = turmoil::sim_elapsed().unwrap_or_default();
-        let mut state = self.lock();
-        state.messages += 1;
-        let mut hash = state.fingerprint;
-        let words = [now.as_nanos() as u64, bytes.len() as u64];
-        for addr in [from, to] {
-            hash = mix(hash, u64::from(addr.port()));
-            hash = match addr.ip() {
-                IpAddr::V4(ip) => mix(hash, u64::from(ip.to_bits())),
-                IpAddr::V6(ip) => mix(mix(hash, ip.to_bits() as u64), (ip.to_bits() >> 64) as u64),
-            };
+        self.lock().note(from, to, bytes.len(), bytes);
+    }
+
+    /// Notes that a packet leaves whose bytes differ from run to run.
+    pub(crate) fn note_length(&self, from: SocketAddr, to: SocketAddr, len: usize) {
+        self.lock().note(from, to, len, &[]);
+    }
+
+    /// Takes a host's power, or gives it back.
+    pub(crate) fn power(&self, host: IpAddr, is_on: bool) {
+        let dark = &mut self.lock().dark;
+        if is_on {
+            dark.remove(&host);
+        } else {
+            dark.insert(host);
         }
-        hash = words.into_iter().fold(hash, mix);
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            hash = mix(hash, u64::from_le_bytes(word));
-        }
-        state.fingerprint = hash;
+    }
+
+    /// Whether a host can send. What still stirs in one without power is the simulation's own tidying up.
+    pub(crate) fn has_power(&self, host: IpAddr) -> bool {
+        !self.lock().dark.contains(&host)
     }
 
     /// Whether the network swallows this datagram.
@@ -106,6 +127,30 @@ impl SimNetwork {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note(&mut self, from: SocketAddr, to: SocketAddr, len: usize, bytes: &[u8]) {
+        let now = turmoil::sim_elapsed().unwrap_or_default();
+        self.messages += 1;
+        let mut hash = self.fingerprint;
+        for addr in [from, to] {
+            hash = mix(hash, u64::from(addr.port()));
+            hash = match addr.ip() {
+                IpAddr::V4(ip) => mix(hash, u64::from(ip.to_bits())),
+                IpAddr::V6(ip) => mix(mix(hash, ip.to_bits() as u64), (ip.to_bits() >> 64) as u64),
+            };
+        }
+        hash = [now.as_nanos() as u64, len as u64]
+            .into_iter()
+            .fold(hash, mix);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            hash = mix(hash, u64::from_le_bytes(word));
+        }
+        self.fingerprint = hash;
     }
 }
 

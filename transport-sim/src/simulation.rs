@@ -9,9 +9,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use funk::ids::NodeId;
 use funk::runtime::Environment;
-use funk::transport::{Transport, TransportError};
+use funk::transport::{PeerKind, Transport, TransportError};
+use funk_quic::QuicConfig;
 
-use crate::network::{Names, SimNetwork, scramble};
+use crate::network::{Names, Network, SimNetwork, scramble};
+use crate::quic::Identities;
 use crate::transport::SimTransport;
 
 /// Port of every simulated node.
@@ -34,16 +36,22 @@ pub struct SimulationConfig {
     pub latency: RangeInclusive<Duration>,
     /// Whose names are believed.
     pub names: Names,
+    /// What the nodes talk over.
+    pub network: Network,
+    /// Times and sizes of QUIC, if that is what they talk over.
+    pub quic: QuicConfig,
 }
 
 impl SimulationConfig {
-    /// A local network, in steps of a millisecond.
+    /// A local network, in steps of a millisecond, over TCP.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
             tick: Duration::from_millis(1),
             latency: Duration::from_millis(1)..=Duration::from_millis(3),
             names: Names::OfHosts,
+            network: Network::Tcp,
+            quic: QuicConfig::default(),
         }
     }
 }
@@ -76,6 +84,8 @@ pub struct SimNode {
     /// Its clock, chance and tasks. The software runs within it.
     pub environment: Environment,
     network: SimNetwork,
+    /// What proves names over QUIC; `None`: over TCP.
+    identities: Option<Identities>,
 }
 
 impl SimNode {
@@ -84,25 +94,42 @@ impl SimNode {
         (turmoil::lookup(name.as_str()), NODE_PORT).into()
     }
 
-    /// The node's transport. Once for each run.
-    pub async fn bind(&self) -> Result<Arc<SimTransport>, TransportError> {
-        SimTransport::bind(self.addr_of(&self.name), &self.network).await
-    }
-
-    /// The transport of a node in this run of the simulation.
+    /// The node's transport over the network of the simulation. Once for each run.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Bind`] if it exists already.
     pub async fn transport(&self) -> Result<Arc<dyn Transport>, TransportError> {
-        Ok(self.bind().await?)
+        self.transport_as(PeerKind::Node, &self.name, NODE_PORT)
+            .await
     }
 
-    /// The transport of a client in this run of the simulation.
+    /// A transport for a client on this host that bears the host's name, at any free port.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Bind`] if no port is free.
     pub async fn client_transport(&self) -> Result<Arc<dyn Transport>, TransportError> {
-        Ok(self.bind().await?)
+        self.transport_as(PeerKind::Client, &self.name, 0).await
     }
 
-    /// A transport at another port of the host.
-    pub async fn bind_at(&self, port: u16) -> Result<Arc<SimTransport>, TransportError> {
+    /// A transport at another port of the host (0: any free one), for somebody else: see [`Names`].
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Bind`] if the port is taken, [`TransportError::Credentials`] if nobody on this host can
+    /// prove that name (over TCP only peers find that out).
+    pub async fn transport_as(
+        &self,
+        kind: PeerKind,
+        name: &NodeId,
+        port: u16,
+    ) -> Result<Arc<dyn Transport>, TransportError> {
         let addr = SocketAddr::new(self.addr_of(&self.name).ip(), port);
-        SimTransport::bind(addr, &self.network).await
+        match &self.identities {
+            None => Ok(SimTransport::bind(addr, &self.network).await?),
+            Some(identities) => identities.bind(addr, &self.network, kind, name).await,
+        }
     }
 }
 
@@ -111,6 +138,7 @@ pub struct Simulation {
     sim: turmoil::Sim<'static>,
     seed: u64,
     network: SimNetwork,
+    identities: Option<Identities>,
     nodes: BTreeMap<NodeId, Node>,
     /// Directions in which nothing passes.
     cuts: BTreeSet<(NodeId, NodeId)>,
@@ -149,6 +177,8 @@ impl Simulation {
             sim,
             seed,
             network: SimNetwork::new(config.names, scramble(!seed)),
+            identities: (config.network == Network::Quic)
+                .then(|| Identities::new(config.quic.clone())),
             nodes: BTreeMap::new(),
             cuts: BTreeSet::new(),
         }
@@ -174,12 +204,14 @@ impl Simulation {
         // By the order in which nodes are added, so that names do not matter.
         let seed = scramble(self.seed ^ scramble(self.nodes.len() as u64));
         let (network, node) = (self.network.clone(), name.clone());
+        let identities = self.identities.clone();
         let runs = std::cell::Cell::new(0);
         let software = std::rc::Rc::new(software);
         self.sim.host(name.as_str(), move || {
             runs.set(runs.get() + 1);
             let (run, name, network) = (runs.get(), node.clone(), network.clone());
             let (software, slot) = (software.clone(), environment.clone());
+            let identities = identities.clone();
             async move {
                 let seed = scramble(seed ^ scramble(run));
                 let environment = Environment::simulated(seed, clock.rate, clock.offset);
@@ -189,6 +221,7 @@ impl Simulation {
                     run,
                     environment: environment.clone(),
                     network,
+                    identities,
                 });
                 environment.scope(software).await
             }
@@ -242,7 +275,8 @@ impl Simulation {
         self.sim.elapsed()
     }
 
-    /// Hash over every message so far: time, sender, receiver, length, bytes. Two runs are the same if it is.
+    /// Hash over every message so far: time, sender, receiver, length, bytes (over QUIC all but the bytes). Two runs
+    /// are the same if it is.
     pub fn fingerprint(&self) -> u64 {
         self.network.fingerprint()
     }
@@ -271,6 +305,7 @@ impl Simulation {
         for other in &others {
             self.sim.partition(name.as_str(), other.as_str());
         }
+        self.network.power(self.sim.lookup(name.as_str()), false);
         self.sim.crash(name.as_str());
         for other in &others {
             self.apply_cuts(name, other);
@@ -286,6 +321,7 @@ impl Simulation {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
+            self.network.power(self.sim.lookup(name.as_str()), true);
             self.sim.bounce(name.as_str());
         }
     }
@@ -307,6 +343,11 @@ impl Simulation {
         if let Some(environment) = self.environment(name) {
             environment.resume();
         }
+    }
+
+    /// Messages that leave from now on take at most so long. Whole milliseconds.
+    pub fn set_latency(&self, longest: Duration) {
+        self.sim.set_max_message_latency(longest);
     }
 
     /// Nothing passes from one node to the other any more; what is on its way is lost.
@@ -335,6 +376,13 @@ impl Simulation {
             self.cuts.remove(&(a.clone(), b.clone()));
             self.cuts.remove(&(b.clone(), a.clone()));
             self.apply_cuts(a, b);
+        }
+    }
+
+    /// Ends the cut from one node to the other.
+    pub fn heal_one_way(&mut self, from: &NodeId, to: &NodeId) {
+        if self.cuts.remove(&(from.clone(), to.clone())) {
+            self.apply_cuts(from, to);
         }
     }
 

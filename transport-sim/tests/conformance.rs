@@ -8,8 +8,8 @@ use std::time::Duration;
 use funk::ids::NodeId;
 use funk::runtime::Environment;
 use funk::transport::conformance::{CASES, Case, Fixture};
-use funk::transport::{BoxFuture, Transport};
-use funk_sim::{Clock, Names, SimNode, Simulation, SimulationConfig};
+use funk::transport::{BoxFuture, PeerKind, Transport, TransportError};
+use funk_sim::{Clock, Names, Network, SimNode, Simulation, SimulationConfig};
 
 /// Between two attempts at a port that an ended transport still holds.
 const PORT_COMES_FREE: Duration = Duration::from_millis(10);
@@ -19,15 +19,16 @@ struct OnOneHost(SimNode);
 impl Fixture for OnOneHost {
     fn bind<'a>(
         &'a self,
-        _: &'a NodeId,
+        node: &'a NodeId,
         addr: Option<SocketAddr>,
     ) -> BoxFuture<'a, Arc<dyn Transport>> {
         Box::pin(async move {
             let port = addr.map_or(0, |addr| addr.port());
             loop {
-                if let Ok(transport) = self.0.bind_at(port).await {
-                    let transport: Arc<dyn Transport> = transport;
-                    return transport;
+                match self.0.transport_as(PeerKind::Node, node, port).await {
+                    Ok(transport) => return transport,
+                    Err(TransportError::Bind { .. }) => {}
+                    Err(error) => panic!("{node}: {error}"),
                 }
                 Environment::current().sleep(PORT_COMES_FREE).await;
             }
@@ -40,9 +41,10 @@ impl Fixture for OnOneHost {
 }
 
 /// Runs one case in a simulation of its own; says what the fingerprint was.
-fn run(case: &'static Case, seed: u64) -> u64 {
+fn run(case: &'static Case, network: Network, seed: u64) {
     let mut simulation = Simulation::new(&SimulationConfig {
         names: Names::Claimed,
+        network,
         ..SimulationConfig::new(seed)
     });
     let is_done = Arc::new(AtomicBool::new(false));
@@ -59,12 +61,18 @@ fn run(case: &'static Case, seed: u64) -> u64 {
     let finished =
         simulation.run_until(Duration::from_secs(600), || is_done.load(Ordering::SeqCst));
     assert!(finished.unwrap(), "{} did not finish", case.name);
-    simulation.fingerprint()
 }
 
 #[test]
-fn conforms() {
+fn conforms_over_tcp() {
     for case in CASES {
-        run(case, 1);
+        run(case, Network::Tcp, 1);
+    }
+}
+
+#[test]
+fn conforms_over_quic() {
+    for case in CASES {
+        run(case, Network::Quic, 1);
     }
 }

@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use funk::ids::{BootId, ClusterName, Instance, NodeId, PeerAddr};
-use funk::transport::{Incoming, LocalNode, Transport};
+use funk::transport::{Incoming, LocalNode, PeerKind};
 use funk::wire::{Rpc, StreamKind, accept, serve};
-use funk_sim::{Clock, SimNode, Simulation, SimulationConfig};
+use funk_sim::{Clock, Network, SimNode, Simulation, SimulationConfig};
 
 const NODES: [&str; 4] = ["ant", "bee", "cat", "dog"];
 const CALL_DEADLINE: Duration = Duration::from_millis(200);
@@ -36,9 +35,9 @@ fn payload(node: &SimNode, most: usize) -> Bytes {
 
 /// Talks to all others at random moments, and answers them.
 async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
-    let transport: Arc<dyn Transport> = node.bind().await?;
+    let transport = node.transport().await?;
     let mut incoming = transport.start(LocalNode {
-        kind: funk::transport::PeerKind::Node,
+        kind: PeerKind::Node,
         cluster: ClusterName::new("chat")?,
         instance: Instance {
             node: node.name.clone(),
@@ -101,9 +100,12 @@ async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
     Ok(())
 }
 
-/// Four nodes for six seconds with crashes, a pause, cuts and loss. Returns the fingerprint after each second.
-fn run(seed: u64) -> (Vec<u64>, Tally) {
-    let mut simulation = Simulation::new(&SimulationConfig::new(seed));
+/// Four nodes for eight seconds with crashes, a pause, cuts of up to two seconds, and loss. Returns the fingerprint after each second.
+fn run(network: Network, seed: u64) -> (Vec<u64>, Tally) {
+    let mut simulation = Simulation::new(&SimulationConfig {
+        network,
+        ..SimulationConfig::new(seed)
+    });
     simulation.network().lose_datagrams(0.05);
     let tally = Rc::new(RefCell::new(Tally::default()));
     for (at, node) in NODES.into_iter().enumerate() {
@@ -116,7 +118,7 @@ fn run(seed: u64) -> (Vec<u64>, Tally) {
     }
     let [ant, bee, cat, dog] = NODES.map(name);
     let mut prints = Vec::new();
-    for second in 0..6 {
+    for second in 0..8 {
         match second {
             1 => simulation.crash(&ant),
             2 => {
@@ -133,7 +135,7 @@ fn run(seed: u64) -> (Vec<u64>, Tally) {
                 simulation.isolate(&dog);
                 simulation.restart(&bee);
             }
-            5 => simulation.heal_all(),
+            6 => simulation.heal_all(),
             _ => {}
         }
         simulation.run_for(Duration::from_secs(1)).unwrap();
@@ -143,29 +145,48 @@ fn run(seed: u64) -> (Vec<u64>, Tally) {
     (prints, Rc::into_inner(tally).unwrap().into_inner())
 }
 
-#[test]
-fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+fn repeats(network: Network) {
     let mut seen = Vec::new();
     for seed in 0..5 {
-        let (first, tally) = run(seed);
+        let (first, tally) = run(network, seed);
         assert!(tally.datagrams > 200, "{} datagrams", tally.datagrams);
         assert!(tally.calls > 200, "{} calls", tally.calls);
         assert!(tally.failed > 10, "{} failed calls", tally.failed);
-        assert_eq!(first, run(seed).0, "seed {seed}");
+        assert_eq!(first, run(network, seed).0, "seed {seed}");
         assert!(!seen.contains(&first), "seed {seed} is like an earlier one");
         seen.push(first);
     }
 }
 
 #[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another_over_tcp() {
+    repeats(Network::Tcp);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another_over_quic() {
+    repeats(Network::Quic);
+}
+
 #[allow(clippy::disallowed_methods, reason = "outside of any node")]
-fn other_threads_do_not_change_a_run() {
-    let alone = run(7).0;
-    let beside: Vec<_> = (0..3)
-        .map(|at| std::thread::spawn(move || run(if at == 1 { 8 } else { 7 }).0))
+fn repeats_beside_others(network: Network) {
+    let alone = run(network, 7).0;
+    let beside: Vec<_> = [7, 8, 7]
+        .map(|seed| std::thread::spawn(move || run(network, seed).0))
+        .into_iter()
+        .map(|run| run.join().unwrap())
         .collect();
-    let beside: Vec<_> = beside.into_iter().map(|run| run.join().unwrap()).collect();
     assert_eq!(beside[0], alone);
     assert_ne!(beside[1], alone);
     assert_eq!(beside[2], alone);
+}
+
+#[test]
+fn other_threads_do_not_change_a_run_over_tcp() {
+    repeats_beside_others(Network::Tcp);
+}
+
+#[test]
+fn other_threads_do_not_change_a_run_over_quic() {
+    repeats_beside_others(Network::Quic);
 }

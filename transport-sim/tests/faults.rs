@@ -1,58 +1,18 @@
-//! What nodes on different hosts see of crashes, restarts, pauses and cuts.
+//! What nodes on different hosts see of crashes, restarts, pauses and cuts, over TCP.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use funk::ids::{BootId, ClusterName, Instance, NodeId, PeerAddr};
+use funk::ids::PeerAddr;
 use funk::runtime::Environment;
-use funk::transport::{Incoming, LocalNode, Stream, Transport, TransportError};
-use funk_sim::{Clock, SimNode, SimTransport, Simulation, SimulationConfig};
+use funk::transport::{Incoming, Stream, TransportError};
+use funk_sim::{Clock, SimNode, Simulation, SimulationConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
 
-/// What happened, in order.
-type Log = Rc<RefCell<Vec<String>>>;
+mod common;
 
-fn name(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
-}
-
-fn say(log: &Log, what: impl Into<String>) {
-    log.borrow_mut().push(what.into());
-}
-
-fn has(log: &Log, what: &str) -> bool {
-    log.borrow().iter().any(|said| said == what)
-}
-
-fn wait_for(simulation: &mut Simulation, log: &Log, what: &str) {
-    let came = simulation.run_until(Duration::from_secs(60), || has(log, what));
-    assert!(came.unwrap(), "no {what:?} in {:?}", log.borrow());
-}
-
-async fn start(node: &SimNode, claim: &NodeId) -> (Arc<SimTransport>, mpsc::Receiver<Incoming>) {
-    let transport = node.bind().await.unwrap();
-    let incoming = transport.start(LocalNode {
-        kind: funk::transport::PeerKind::Node,
-        cluster: ClusterName::new("faults").unwrap(),
-        instance: Instance {
-            node: claim.clone(),
-            boot: BootId(node.run),
-        },
-    });
-    (transport, incoming.unwrap())
-}
-
-fn peer(node: &SimNode, peer: &str) -> PeerAddr {
-    PeerAddr {
-        node: Some(name(peer)),
-        addr: node.addr_of(&name(peer)),
-    }
-}
+use common::{Log, has, name, peer, say, start, wait_for};
 
 /// Opens a stream to bob, says hello, and logs how the stream ends. With every further run it does so again.
 async fn caller(node: SimNode, log: Log) -> turmoil::Result {

@@ -1,6 +1,5 @@
 //! One schedule from start to verdict.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
@@ -66,7 +65,7 @@ pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
     let broken = match result {
         Ok(Ok(outcome)) => return Ok(outcome),
         Ok(Err(violation)) => violation,
-        Err(panic) => Violation::new("no panic", message(panic.as_ref())),
+        Err(panic) => Violation::new("no panic", crate::panic_text(panic.as_ref())),
     };
     let at = Duration::from_nanos(world.now);
     Err(Box::new(Failure {
@@ -75,12 +74,6 @@ pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
         at,
         tally: world.tally,
     }))
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_default()
 }
 
 impl World {

@@ -290,12 +290,23 @@ impl Hand<'_> {
         true
     }
 
-    /// The process stands still, and its machine knows for how long.
+    /// The process stands still, and its clocks tell it so.
     fn sleep(&mut self, target: Target, span: Duration) -> bool {
         let Some(at) = self.place(target) else {
             return false;
         };
-        self.sim.simulation().suspend(&self.names[at], span);
+        let name = self.names[at].clone();
+        let began = self.sim.elapsed();
+        let asleep = self.sim.simulation().environment(&name);
+        self.sim.simulation().pause(&name);
+        self.sim.at(began + span, move |sim| {
+            // Of this run only: one that was started meanwhile has slept for no time.
+            let slept = sim.elapsed() - began;
+            if let Some(environment) = asleep {
+                environment.slept(slept);
+                environment.resume();
+            }
+        });
         true
     }
 

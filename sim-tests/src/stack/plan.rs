@@ -235,7 +235,7 @@ impl Plan {
         Self {
             seed,
             tick: ms(5),
-            latency: ms(5),
+            latency: ms(1),
             loss_permille: 0,
             transport: Transport::Tcp,
             nodes: vec![NodePlan::exact(); nodes],
@@ -283,7 +283,7 @@ impl Plan {
         let mut plan = Self {
             seed,
             tick: random.pick(&[ms(5), ms(5), ms(2)]),
-            latency: random.pick(&[ms(5), ms(5), ms(10)]),
+            latency: random.pick(&[ms(1), ms(1), ms(3)]),
             loss_permille: random.pick(&[0, 0, 2, 20]),
             transport: Transport::Tcp,
             bootstrap_expect: random.pick(&[3, voting as u16]),

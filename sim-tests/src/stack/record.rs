@@ -89,6 +89,8 @@ pub struct Record {
     ack_set: Arc<BTreeSet<Instance>>,
     last_proposed: LogIndex,
     newest_term: Term,
+    /// Elections whose leader's log is still to be looked at.
+    elections: Vec<(usize, Term)>,
     guards_given: u64,
     violation: Option<Violation>,
     calm: bool,
@@ -192,6 +194,21 @@ impl Record {
     /// The first invariant that was broken.
     pub(super) fn violation(&mut self) -> Option<Violation> {
         self.violation.take()
+    }
+
+    /// The elections of this node whose leader's log is still to be looked at.
+    pub(super) fn take_elections(&mut self, node: usize) -> Vec<Term> {
+        let elections = std::mem::take(&mut self.elections);
+        let (of_node, others) = elections.into_iter().partition(|(at, _)| *at == node);
+        self.elections = others;
+        let of_node: Vec<(usize, Term)> = of_node;
+        of_node.into_iter().map(|(_, term)| term).collect()
+    }
+
+    /// Whether the run of this node is past its start.
+    pub(super) fn has_begun(&self, node: usize) -> bool {
+        let run = self.nodes[node].run.as_ref();
+        run.is_some_and(|run| run.state != NodeState::Starting)
     }
 
     /// A node's power is cut, or it has ended.
@@ -330,6 +347,9 @@ impl Record {
             let verdict = logs.elected(term, &engine.config().instance);
             self.note(verdict);
         }
+        if began {
+            self.elections.push((node, term));
+        }
         if began && term > self.newest_term {
             self.newest_term = term;
             self.tally.add("leader changes");
@@ -442,9 +462,9 @@ impl Record {
                 self.mark(Some(node), Mark::Lease(view.until.since(now)));
             }
             Output::Propose { message, .. } => match message {
-                LogMessage::ProposedShardMap(_) => self.phase = Phase::Proposed,
+                LogMessage::ProposedShardMap { .. } => self.phase = Phase::Proposed,
                 LogMessage::ShardMapCommitted { .. } => self.phase = Phase::Deciding,
-                LogMessage::App { .. } => {}
+                LogMessage::LeaderOpened { .. } | LogMessage::App { .. } => {}
             },
             Output::Event(event) => {
                 let verdict = run.states.event(event);

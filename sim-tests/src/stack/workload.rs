@@ -1,5 +1,7 @@
 //! Calls from nodes and from clients, and the history of what became of them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,7 +44,11 @@ pub struct Call {
 
 /// All calls of a run.
 #[derive(Clone, Debug, Default)]
-pub struct History(Arc<Mutex<Vec<Call>>>);
+pub struct History {
+    calls: Arc<Mutex<Vec<Call>>>,
+    /// Nobody begins another call.
+    stopped: Arc<AtomicBool>,
+}
 
 /// What is judged by a history alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,7 +61,7 @@ pub struct Judged {
 
 impl History {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Call>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many calls have been made, and how many of those were answered.
@@ -74,6 +80,37 @@ impl History {
                 && !matches!(call.outcome, Outcome::Answered(..))
         };
         calls.iter().filter(failed).cloned().collect()
+    }
+
+    /// Ends the load: calls that are under way go on.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// I9: what was acknowledged is in `contents`, the state of the replicas at the end.
+    pub fn check_contents(&self, contents: &BTreeMap<Vec<u8>, u64>) -> Result<(), String> {
+        let calls = self.lock();
+        let mut counts: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for call in calls.iter().filter(|call| !is_register(call.key)) {
+            if let Operation::Increment { .. } = call.operation {
+                let (acknowledged, unknown) = counts.entry(call.key).or_default();
+                match call.outcome {
+                    Outcome::Answered(..) => *acknowledged += 1,
+                    Outcome::Unknown => *unknown += 1,
+                    Outcome::NotExecuted => {}
+                }
+            }
+        }
+        for (key, (acknowledged, unknown)) in counts {
+            let value = contents.get(key.to_string().as_bytes());
+            let value = value.copied().unwrap_or_default();
+            if value < acknowledged || value > acknowledged + unknown {
+                return Err(format!(
+                    "counter {key} is {value} after {acknowledged} acknowledged increments and {unknown} of which nobody knows"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn begin(&self, key: u64, operation: Operation) -> usize {
@@ -99,7 +136,7 @@ impl History {
     pub fn judge(&self) -> Result<Judged, String> {
         let calls = self.lock();
         let mut judged = Judged::default();
-        let keys: std::collections::BTreeSet<u64> = calls.iter().map(|call| call.key).collect();
+        let keys: BTreeSet<u64> = calls.iter().map(|call| call.key).collect();
         for key in keys {
             let of_key = || calls.iter().filter(|call| call.key == key);
             tokens_rise(of_key())?;
@@ -133,7 +170,7 @@ fn tokens_rise<'a>(calls: impl Iterator<Item = &'a Call>) -> Result<(), String> 
     // Of equal times begins come first: calls that touch overlap.
     answers.sort_unstable();
     let mut highest = 0;
-    let mut floor_at_begin = std::collections::BTreeMap::new();
+    let mut floor_at_begin = BTreeMap::new();
     for (at, ends, epoch) in answers {
         if ends {
             highest = highest.max(epoch);
@@ -223,6 +260,9 @@ pub async fn call_on_and_on(caller: Caller, load: Load, history: History) {
         let unit = ((environment.next_seed() >> 11) as f64 + 1.0) / (1_u64 << 53) as f64;
         let pause = Duration::from_nanos((mean * -unit.ln()) as u64);
         environment.sleep(pause).await;
+        if history.stopped.load(Ordering::Relaxed) {
+            return;
+        }
         let key = environment.next_seed() % load.keys;
         let operation = if chance(&environment, load.gets) {
             Operation::Get
