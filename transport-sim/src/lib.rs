@@ -27,6 +27,7 @@ compile_error!(
 
 mod hello;
 mod network;
+mod ports;
 mod pump;
 mod quic;
 mod reach;
