@@ -28,6 +28,7 @@ compile_error!(
 mod cluster;
 mod hello;
 mod network;
+mod ports;
 mod pump;
 mod quic;
 mod reach;

@@ -1,11 +1,12 @@
 //! What all transports of one simulation share: who is believed, what is lost, and the fingerprint of the run.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use funk::ids::NodeId;
+
+use crate::ports::{Hosts, Socket};
 
 /// What the nodes of a simulation talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,8 +41,7 @@ struct State {
     messages: u64,
     loss: f64,
     chance: u64,
-    /// Hosts without power.
-    dark: BTreeSet<IpAddr>,
+    hosts: Hosts,
 }
 
 impl fmt::Debug for SimNetwork {
@@ -59,7 +59,7 @@ impl SimNetwork {
             messages: 0,
             loss: 0.0,
             chance: seed,
-            dark: BTreeSet::new(),
+            hosts: Hosts::default(),
         })))
     }
 
@@ -90,19 +90,25 @@ impl SimNetwork {
         self.lock().note(from, to, len, &[]);
     }
 
-    /// Takes a host's power, or gives it back.
-    pub(crate) fn power(&self, host: IpAddr, is_on: bool) {
-        let dark = &mut self.lock().dark;
-        if is_on {
-            dark.remove(&host);
-        } else {
-            dark.insert(host);
-        }
+    /// A socket of that host was opened; it closes at the latest with the next run of the host.
+    pub(crate) fn enlist<T: Send + 'static>(&self, host: IpAddr, socket: &Arc<Socket<T>>) {
+        self.lock().hosts.enlist(host, socket);
     }
 
-    /// Whether a host can send. What still stirs in one without power is the simulation's own tidying up.
+    /// Takes a host's power: nothing leaves it any more.
+    pub(crate) fn power_off(&self, host: IpAddr) {
+        self.lock().hosts.power_off(host);
+    }
+
+    /// A run of a host begins. To be called within the host.
+    pub(crate) fn power_on(&self, host: IpAddr) {
+        let earlier = self.lock().hosts.power_on(host);
+        earlier.iter().for_each(|socket| socket.close());
+    }
+
+    /// Whether a host can send.
     pub(crate) fn has_power(&self, host: IpAddr) -> bool {
-        !self.lock().dark.contains(&host)
+        self.lock().hosts.has_power(host)
     }
 
     /// Whether the network swallows this datagram.

@@ -213,6 +213,7 @@ impl Simulation {
             let (software, slot) = (software.clone(), environment.clone());
             let identities = identities.clone();
             async move {
+                network.power_on(turmoil::lookup(name.as_str()));
                 let seed = scramble(seed ^ scramble(run));
                 let environment = Environment::simulated(seed, clock.rate, clock.offset);
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(environment.clone());
@@ -305,7 +306,7 @@ impl Simulation {
         for other in &others {
             self.sim.partition(name.as_str(), other.as_str());
         }
-        self.network.power(self.sim.lookup(name.as_str()), false);
+        self.network.power_off(self.sim.lookup(name.as_str()));
         self.sim.crash(name.as_str());
         for other in &others {
             self.apply_cuts(name, other);
@@ -321,7 +322,6 @@ impl Simulation {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
-            self.network.power(self.sim.lookup(name.as_str()), true);
             self.sim.bounce(name.as_str());
         }
     }

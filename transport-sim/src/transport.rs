@@ -22,6 +22,7 @@ use turmoil::net::{TcpListener, UdpSocket};
 
 use crate::hello::{Hello, MAX_HELLO_BYTES};
 use crate::network::SimNetwork;
+use crate::ports::Socket;
 use crate::pump::{Connection, pump};
 use crate::reach::Reach;
 
@@ -46,10 +47,10 @@ struct Inner {
 }
 
 struct State {
-    /// Taken at the end, so that the port comes free.
-    udp: Option<Arc<UdpSocket>>,
+    /// Closed at the end, so that the port comes free.
+    udp: Arc<Socket<Arc<UdpSocket>>>,
     /// Taken at the start by the task that accepts.
-    listener: Option<TcpListener>,
+    listener: Arc<Socket<TcpListener>>,
     running: Option<Running>,
     counters: TransportCounters,
     reach: Reach,
@@ -95,12 +96,15 @@ impl SimTransport {
         let udp = UdpSocket::bind(any(addr.port())).await.map_err(refused)?;
         let port = udp.local_addr().map_err(refused)?.port();
         let listener = TcpListener::bind(any(port)).await.map_err(refused)?;
+        let (udp, listener) = (Socket::new(Arc::new(udp)), Socket::new(listener));
+        network.enlist(addr.ip(), &udp);
+        network.enlist(addr.ip(), &listener);
         Ok(Arc::new(Self(Arc::new(Inner {
             network: network.clone(),
             addr: SocketAddr::new(addr.ip(), port),
             state: Mutex::new(State {
-                udp: Some(Arc::new(udp)),
-                listener: Some(listener),
+                udp,
+                listener,
                 running: None,
                 counters: TransportCounters::default(),
                 reach: Reach::default(),
@@ -266,7 +270,8 @@ impl State {
     /// Breaks all streams and hears nothing more; the farewells are still to be said.
     fn leave(&mut self) -> Option<Running> {
         self.open_streams().for_each(|pipes| pipes.sever());
-        (self.udp, self.listener) = (None, None);
+        self.udp.close();
+        self.listener.close();
         let running = self.running.take()?;
         running.listening.iter().for_each(AbortHandle::abort);
         Some(running)
@@ -285,8 +290,8 @@ impl Transport for SimTransport {
         let (incoming, receiver) = mpsc::channel(INCOMING_QUEUE);
         let (farewell, farewells) = mpsc::channel(1);
         let mut state = self.0.lock();
-        let udp = state.udp.clone().ok_or(TransportError::Closed)?;
-        let listener = state.listener.take().ok_or(TransportError::Closed)?;
+        let udp = state.udp.lock().clone().ok_or(TransportError::Closed)?;
+        let listener = state.listener.lock().take().ok_or(TransportError::Closed)?;
         let receive = environment.spawn(self.0.clone().receive_datagrams(udp));
         let accept = self.0.clone().accept(listener, environment.clone());
         #[allow(
@@ -312,7 +317,7 @@ impl Transport for SimTransport {
 
     fn send_datagram(&self, to: &PeerAddr, payload: Bytes) {
         let hello = self.0.hello(to.node.clone());
-        let udp = self.0.lock().udp.clone();
+        let udp = self.0.lock().udp.lock().clone();
         let fits = payload.len() <= MAX_DATAGRAM_BYTES;
         let (Ok(hello), Some(udp), true) = (hello, udp, fits) else {
             self.0.lock().counters.datagrams_dropped += 1;

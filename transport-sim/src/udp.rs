@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
@@ -13,14 +13,19 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use turmoil::net::UdpSocket;
 
 use crate::network::SimNetwork;
+use crate::ports::Socket;
 
 /// A UDP port of the running simulated host. Sending never fails: what goes nowhere is lost, as in any network.
 pub(crate) struct SimUdp {
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket<Port>>,
     addr: SocketAddr,
     network: SimNetwork,
+}
+
+struct Port {
     /// Waits for the next packet, and holds turmoil's lock on the queue meanwhile.
-    readable: Mutex<Option<Readable>>,
+    readable: Option<Readable>,
+    udp: Arc<UdpSocket>,
 }
 
 type Readable = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -36,17 +41,27 @@ impl SimUdp {
     pub(crate) async fn bind(addr: SocketAddr, network: &SimNetwork) -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, addr.port())).await?;
         let addr = SocketAddr::new(addr.ip(), socket.local_addr()?.port());
+        let socket = Socket::new(Port {
+            readable: None,
+            udp: Arc::new(socket),
+        });
+        network.enlist(addr.ip(), &socket);
         Ok(Self {
-            socket: Arc::new(socket),
+            socket,
             addr,
             network: network.clone(),
-            readable: Mutex::new(None),
         })
     }
 
     /// Where peers reach it.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+}
+
+impl Drop for SimUdp {
+    fn drop(&mut self) {
+        self.socket.close();
     }
 }
 
@@ -61,10 +76,14 @@ impl AsyncUdpSocket for SimUdp {
         if !turmoil::in_simulation() || !self.network.has_power(self.addr.ip()) {
             return Ok(());
         }
+        let port = self.socket.lock().as_ref().map(|port| port.udp.clone());
+        let Some(udp) = port else {
+            return Ok(());
+        };
         let (to, packet) = (transmit.destination, transmit.contents);
         self.network.note_length(self.addr, to, packet.len());
         if !self.network.loses() {
-            let _ = self.socket.try_send_to(packet, to);
+            let _ = udp.try_send_to(packet, to);
         }
         Ok(())
     }
@@ -75,13 +94,16 @@ impl AsyncUdpSocket for SimUdp {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut readable = self.readable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut socket = self.socket.lock();
+        let Some(Port { readable, udp }) = &mut *socket else {
+            return Poll::Pending;
+        };
         loop {
             // Gives the lock back.
             *readable = None;
             let mut received = 0;
             for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()) {
-                let Ok((len, addr)) = self.socket.try_recv_from(buf) else {
+                let Ok((len, addr)) = udp.try_recv_from(buf) else {
                     break;
                 };
                 *meta = RecvMeta {
@@ -95,8 +117,8 @@ impl AsyncUdpSocket for SimUdp {
             if received > 0 {
                 return Poll::Ready(Ok(received));
             }
-            let socket = self.socket.clone();
-            let mut waiting: Readable = Box::pin(async move { socket.readable().await });
+            let udp = udp.clone();
+            let mut waiting: Readable = Box::pin(async move { udp.readable().await });
             match waiting.as_mut().poll(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

@@ -1,13 +1,15 @@
 //! What nodes on different hosts see of crashes, restarts, pauses and cuts, over TCP.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use funk::ids::PeerAddr;
 use funk::runtime::Environment;
 use funk::transport::{Incoming, Stream, TransportError};
-use funk_sim::{Clock, SimNode, Simulation, SimulationConfig};
+use funk_sim::{Clock, Network, SimNode, Simulation, SimulationConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 mod common;
@@ -305,4 +307,35 @@ fn an_address_without_a_host_is_unreachable() {
         }
     });
     wait_for(&mut simulation, &log, "unreachable");
+}
+
+#[test]
+fn a_transport_that_the_test_holds_does_not_keep_its_port() {
+    for network in [Network::Tcp, Network::Quic] {
+        let mut simulation = Simulation::new(&SimulationConfig {
+            network,
+            ..SimulationConfig::new(10)
+        });
+        let (log, held) = (Log::default(), Rc::new(RefCell::new(Vec::new())));
+        let (said, holds) = (log.clone(), held.clone());
+        simulation.add(&name("bob"), Clock::default(), move |node| {
+            let (log, held) = (said.clone(), holds.clone());
+            async move {
+                let (transport, _incoming) = start(&node, &node.name).await;
+                held.borrow_mut().push(transport);
+                say(&log, format!("up {}", node.run));
+                std::future::pending().await
+            }
+        });
+        wait_for(&mut simulation, &log, "up 1");
+        simulation.restart(&name("bob"));
+        wait_for(&mut simulation, &log, "up 2");
+        simulation.crash(&name("bob"));
+        held.borrow_mut().clear();
+        simulation.restart(&name("bob"));
+        wait_for(&mut simulation, &log, "up 3");
+        held.borrow_mut().clear();
+        simulation.restart(&name("bob"));
+        wait_for(&mut simulation, &log, "up 4");
+    }
 }
