@@ -11,6 +11,7 @@ use bytes::Bytes;
 use funk::ids::{BootId, Instance, NodeId, PeerAddr};
 use funk::limits::MAX_DATAGRAM_BYTES;
 use funk::runtime::Environment;
+use funk::time::Time;
 use funk::transport::pipes::{self, Pipes};
 use funk::transport::{
     BoxFuture, Incoming, LocalNode, Peer, PeerKind, Stream, Transport, TransportCounters,
@@ -34,6 +35,8 @@ const INCOMING_QUEUE: usize = 1_024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long `close` waits for its farewells to leave.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection that was made ahead is not used any more after this long: its other end may have gone.
+const SPARE_LIFE: Duration = Duration::from_secs(1);
 /// Streams and tasks on the books before the ended ones are first struck off.
 const FIRST_SWEEP: usize = 64;
 
@@ -57,6 +60,16 @@ struct State {
     tasks: Vec<AbortHandle>,
     streams: Vec<Open>,
     sweep_at: usize,
+    /// Connections for the next stream to each address, so that a stream costs no round trips of its own, as over
+    /// QUIC.
+    spares: BTreeMap<SocketAddr, Spare>,
+}
+
+/// A connection that was made ahead.
+struct Spare {
+    peer: Peer,
+    connection: Connection,
+    made: Time,
 }
 
 struct Running {
@@ -111,6 +124,7 @@ impl SimTransport {
                 tasks: Vec::new(),
                 streams: Vec::new(),
                 sweep_at: FIRST_SWEEP,
+                spares: BTreeMap::new(),
             }),
         }))))
     }
@@ -144,6 +158,35 @@ impl Inner {
     fn spawn(&self, environment: &Environment, task: impl Future<Output = ()> + Send + 'static) {
         let handle = environment.spawn(task).abort_handle();
         self.lock().enlist(handle);
+    }
+
+    /// The connection to the peer that was made ahead, if it is still good.
+    fn take_spare(&self, to: &PeerAddr, now: Time) -> Option<(Peer, Connection)> {
+        let mut state = self.lock();
+        let spare = state.spares.remove(&to.addr)?;
+        let running = state.running.as_ref()?;
+        let Instance { node, boot } = &spare.peer.instance;
+        let is_meant = to.node.as_ref().is_none_or(|meant| meant == node);
+        let is_newest = running.newest.get(node).is_none_or(|newest| newest == boot);
+        let is_good = is_meant && is_newest && now < spare.made + SPARE_LIFE;
+        is_good.then_some((spare.peer, spare.connection))
+    }
+
+    /// Makes the connection for the next stream to the peer.
+    fn make_spare(self: &Arc<Self>, to: &PeerAddr, environment: &Environment) {
+        let (inner, to, by) = (self.clone(), to.clone(), environment.clone());
+        self.spawn(environment, async move {
+            let connect = inner.connect(&to, &by);
+            let connected = by.timeout(CONNECT_TIMEOUT, connect).await;
+            if let Some(Ok((peer, connection))) = connected {
+                let spare = Spare {
+                    peer,
+                    connection,
+                    made: by.now(),
+                };
+                inner.lock().spares.insert(to.addr, spare);
+            }
+        });
     }
 
     /// Who speaks from `ip`, or why it is refused. A newer run than was known breaks the streams with older ones.
@@ -337,14 +380,21 @@ impl Transport for SimTransport {
     ) -> BoxFuture<'a, Result<(Peer, Stream), TransportError>> {
         Box::pin(async move {
             let environment = self.0.environment()?;
-            let connect = self.0.connect(to, &environment);
-            let connected = environment.timeout(CONNECT_TIMEOUT, connect).await;
-            let (peer, connection) = connected.unwrap_or_else(|| {
-                Err(TransportError::Unreachable {
-                    addr: to.addr,
-                    reason: "no answer in time".to_owned(),
-                })
-            })?;
+            let spare = self.0.take_spare(to, environment.now());
+            let (peer, connection) = match spare {
+                Some(spare) => spare,
+                None => {
+                    let connect = self.0.connect(to, &environment);
+                    let connected = environment.timeout(CONNECT_TIMEOUT, connect).await;
+                    connected.unwrap_or_else(|| {
+                        Err(TransportError::Unreachable {
+                            addr: to.addr,
+                            reason: "no answer in time".to_owned(),
+                        })
+                    })?
+                }
+            };
+            self.0.make_spare(to, &environment);
             let stream = self.0.carry(connection, &peer, None)?;
             Ok((peer, stream))
         })

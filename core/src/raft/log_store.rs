@@ -143,6 +143,13 @@ impl Stores {
         purged || entry.is_some_and(|entry| identify(&entry.log_id) == (index, term))
     }
 
+    /// Whether this very entry is in the log, and would survive [`cut_power`](Self::cut_power).
+    pub(super) fn holds_flushed(&self, id: &LogId) -> bool {
+        let kept = self.kept();
+        let entry = kept.entries.get(&id.index);
+        id.index < kept.flushed && entry.is_some_and(|entry| entry.log_id == *id)
+    }
+
     /// Whether no entry would survive [`cut_power`](Self::cut_power).
     pub(crate) fn is_volatile(&self) -> bool {
         self.kept().flushed == 0

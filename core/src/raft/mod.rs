@@ -131,6 +131,7 @@ struct Device {
     environment: Environment,
     raft: Raft,
     gate: Gate,
+    stores: Stores,
     addresses: Addresses,
     /// Unbounded: the state machine must not wait for the driver, nor the driver for raft. It holds one input for
     /// each entry of the protocol and a few for each heartbeat, all of which the driver takes at once.
@@ -196,6 +197,7 @@ impl RaftDevice {
             environment: environment.clone(),
             raft,
             gate,
+            stores: stores.clone(),
             addresses,
             facts,
             applied,

@@ -110,6 +110,10 @@ impl Device {
                 debug_assert!(last, "only the last chunk completes a snapshot");
                 self.fix(&request.cluster)?;
                 let term = Term(vote.leader_id.term);
+                if self.is_overtaken(&vote, &snapshot) {
+                    self.note_heard(term);
+                    return Ok(Reply::Snapshot { vote });
+                }
                 let response = self
                     .raft
                     .install_full_snapshot(vote.clone(), snapshot)
@@ -134,6 +138,16 @@ impl Device {
                 Err(Refusal::Stopped)
             }
         }
+    }
+
+    /// Whether the log holds all of the snapshot, and is that of the leader who sent it: entries that were late have
+    /// arrived after all. By log matching nothing is missing then, and the log is applied as it is. Openraft would
+    /// install the snapshot and take its last entry for the last that was written.
+    fn is_overtaken(&self, vote: &super::types::Vote, snapshot: &Snapshot) -> bool {
+        let metrics = self.raft.metrics();
+        let follows = metrics.borrow_watched().vote == *vote;
+        let last = snapshot.meta.last_log_id.as_ref();
+        follows && last.is_some_and(|last| self.stores.holds_flushed(last))
     }
 
     /// The transfer of a leader that was deposed will not go on.
