@@ -315,6 +315,7 @@ impl State {
         self.open_streams().for_each(|pipes| pipes.sever());
         self.udp.close();
         self.listener.close();
+        self.spares.clear();
         let running = self.running.take()?;
         running.listening.iter().for_each(AbortHandle::abort);
         Some(running)

@@ -23,7 +23,7 @@ use crate::runtime::Environment;
 use crate::state::{Applied, ReplicatedState, RestoreError};
 use crate::storage::Storage;
 use crate::transport::{BoxFuture, LocalNode};
-use crate::wire::{Lost, NotSent, Rpc, RpcError, StreamKind};
+use crate::wire::{Conversations, Lost, NotSent, Rpc, RpcError, StreamKind};
 
 /// Starts the node in the environment of the running task.
 pub(crate) async fn start(checked: Checked) -> Result<Cluster, StartError> {
@@ -75,7 +75,11 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
                 timing: checked.timing.clone(),
                 snapshot_every: checked.snapshot_every,
             };
-            let peers: Arc<dyn RaftPeers> = Arc::new(PeersOverRpc(rpc.clone()));
+            let peers: Arc<dyn RaftPeers> = Arc::new(PeersOverStreams(Conversations::new(
+                rpc.clone(),
+                environment.clone(),
+                StreamKind::Raft,
+            )));
             let device = RaftDevice::start(
                 config.clone(),
                 stores,
@@ -255,9 +259,9 @@ impl ReplicatedState for SharedState {
 }
 
 /// Raft's messages over the node's transport.
-struct PeersOverRpc(Rpc);
+struct PeersOverStreams(Conversations);
 
-impl RaftPeers for PeersOverRpc {
+impl RaftPeers for PeersOverStreams {
     fn call(
         &self,
         to: PeerAddr,
@@ -265,16 +269,13 @@ impl RaftPeers for PeersOverRpc {
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, RpcFailure>> {
         Box::pin(async move {
-            let exchange = self
-                .0
-                .call(&to, StreamKind::Raft, request, MAX_FRAME_BYTES, ttl);
-            match exchange.await {
-                Ok((_, response)) => Ok(response),
-                Err(RpcError::NotSent(NotSent::Deadline) | RpcError::Lost(Lost::Deadline)) => {
-                    Err(RpcFailure::TimedOut)
+            let exchange = self.0.call(&to, &request, MAX_FRAME_BYTES, ttl);
+            exchange.await.map_err(|error| match error {
+                RpcError::NotSent(NotSent::Deadline) | RpcError::Lost(Lost::Deadline) => {
+                    RpcFailure::TimedOut
                 }
-                Err(error) => Err(RpcFailure::Unreachable(error.to_string())),
-            }
+                error => RpcFailure::Unreachable(error.to_string()),
+            })
         })
     }
 }

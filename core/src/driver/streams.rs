@@ -87,13 +87,20 @@ async fn try_serve(node: &Arc<Node>, from: &Peer, stream: Stream) -> Result<(), 
         refuse_client(node, from, &what, "streams of clients refused");
         return Ok(());
     }
+    if kind == StreamKind::Raft {
+        let answer = |request: Bytes| async move {
+            let raft = node.raft.load_full()?;
+            Some(raft.handle_rpc(from, request).await)
+        };
+        let serve =
+            wire::serve_all(environment, stream, MAX_FRAME_BYTES, TRANSFER_WITHIN, answer);
+        return Ok(serve.await?);
+    }
     let request =
         wire::read_request(environment, &mut stream, MAX_FRAME_BYTES, TRANSFER_WITHIN).await?;
     let response = match kind {
-        StreamKind::Raft => match node.raft.load_full() {
-            Some(raft) => Some(raft.handle_rpc(from, request).await),
-            None => None,
-        },
+        // Served above, on a stream that goes on.
+        StreamKind::Raft => None,
         StreamKind::Call => routing::serve(node, from, &request).await,
         StreamKind::Propose => proposals::serve(node, &request).await,
         StreamKind::Tags => Some(own_tags(node)),
