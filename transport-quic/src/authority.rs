@@ -225,6 +225,18 @@ mod tests {
     }
 
     #[test]
+    fn serial_numbers_differ_but_not_in_their_length() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+            let serial = serial_number(&key).to_bytes();
+            assert_eq!(serial.len(), SERIAL_BYTES);
+            assert!((0x40..0x80).contains(&serial[0]), "{serial:?}");
+            assert!(seen.insert(serial));
+        }
+    }
+
+    #[test]
     fn days_that_do_not_exist_are_refused() {
         let authority = Authority::new().unwrap();
         let n1 = PeerName::Node(NodeId::new("n1").unwrap());
