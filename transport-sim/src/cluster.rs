@@ -1,10 +1,12 @@
 //! A cluster of somebody's service in a simulated network: what users of the library hold in their tests.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +68,8 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Check = Box<dyn FnMut(&SimCluster) -> std::result::Result<(), String>>;
 type Action = Box<dyn FnOnce(&mut SimCluster)>;
 type Describe = Rc<dyn Fn(Builder, &SimNode) -> Builder>;
+/// The nodes that others find the cluster by: the first [`SEED_NODES`] that were added.
+type Seeds = Rc<RefCell<Vec<NodeId>>>;
 
 /// A cluster of your service under simulated faults. Stepped by its owner, in one thread; everything that happens
 /// follows from the seed.
@@ -95,6 +99,7 @@ pub struct SimCluster {
     simulation: Simulation,
     seed: u64,
     describe: Describe,
+    seeds: Seeds,
     nodes: BTreeMap<NodeId, Slot>,
     checks: Vec<Check>,
     /// What is to happen, by time; of equal times in the order of asking.
@@ -107,6 +112,8 @@ struct Slot {
     storage: Arc<Mutex<Storage>>,
     options: NodeOptions,
     run: Arc<Mutex<Option<Run>>>,
+    /// The latest run has left or stopped by itself.
+    has_ended: Arc<AtomicBool>,
 }
 
 /// The present run of a node.
@@ -143,6 +150,7 @@ impl SimCluster {
             simulation: Simulation::new(config),
             seed: config.seed,
             describe: Rc::new(describe),
+            seeds: Rc::default(),
             nodes: BTreeMap::new(),
             checks: Vec::new(),
             actions: BTreeMap::new(),
@@ -161,12 +169,30 @@ impl SimCluster {
             storage: Arc::new(Mutex::new(storage)),
             options,
             run: Arc::default(),
+            has_ended: Arc::default(),
         };
         let (storage, run) = (slot.storage.clone(), slot.run.clone());
+        let has_ended = slot.has_ended.clone();
         self.nodes.insert(name.clone(), slot);
-        let describe = self.describe.clone();
+        let (describe, seeds) = (self.describe.clone(), self.seeds.clone());
+        if seeds.borrow().len() < SEED_NODES {
+            seeds.borrow_mut().push(name.clone());
+        }
         self.simulation.add(name, options.clock, move |node| {
-            live(node, describe.clone(), storage.clone(), run.clone())
+            let live = live(
+                node,
+                describe.clone(),
+                seeds.clone(),
+                storage.clone(),
+                run.clone(),
+            );
+            let has_ended = has_ended.clone();
+            async move {
+                has_ended.store(false, Ordering::Relaxed);
+                let lived = live.await;
+                has_ended.store(true, Ordering::Relaxed);
+                lived
+            }
         });
     }
 
@@ -179,17 +205,19 @@ impl SimCluster {
         names
     }
 
-    /// A host that runs `program` with a client of the cluster, from the next step on, once.
+    /// A host that runs `program` with a client of the cluster, from the next step on, once. The client asks the first
+    /// nodes that were added until then.
     pub fn client<F>(&mut self, name: &NodeId, program: impl Fn(Client, SimNode) -> F + 'static)
     where
         F: Future<Output = ()> + 'static,
     {
         let program = Rc::new(program);
+        let seeds = self.seeds.clone();
         self.simulation.add(name, Clock::default(), move |node| {
-            let program = program.clone();
+            let (program, seeds) = (program.clone(), seeds.clone());
             async move {
                 let transport = node.client_transport().await?;
-                let addresses = seeds(&node);
+                let addresses = addresses(&seeds, &node);
                 let client = Client::start(CLUSTER, node.name.as_str(), transport, addresses)?;
                 program(client, node).await;
                 Ok(())
@@ -330,10 +358,7 @@ impl SimCluster {
 
     /// Whether every node that is up is operational.
     pub fn is_operational(&self) -> bool {
-        let mut up = self
-            .nodes
-            .keys()
-            .filter(|name| self.simulation.is_up(name));
+        let mut up = self.nodes.keys().filter(|name| self.simulation.is_up(name));
         up.all(|name| {
             let handle = self.handle(name);
             handle.is_some_and(|node| node.state() == funk::NodeState::Operational)
@@ -382,6 +407,7 @@ impl SimCluster {
         // Before the crash, so that the node's sockets go with it.
         let run = lock(&slot.run).take();
         drop(run);
+        slot.has_ended.store(false, Ordering::Relaxed);
         self.simulation.crash(node);
         lock(&slot.storage).cut_power();
     }
@@ -400,6 +426,12 @@ impl SimCluster {
     /// The network and the hosts underneath: cuts, pauses, loss, the fingerprint.
     pub fn simulation(&mut self) -> &mut Simulation {
         &mut self.simulation
+    }
+
+    /// Whether the latest run of a node has left or stopped by itself.
+    pub fn has_ended(&self, node: &NodeId) -> bool {
+        let slot = self.nodes.get(node);
+        slot.is_some_and(|slot| slot.has_ended.load(Ordering::Relaxed))
     }
 
     /// Whether a node has power.
@@ -430,15 +462,16 @@ fn node_name(number: usize) -> NodeId {
     NodeId::new(&format!("n{number}")).expect("a letter and digits are a name")
 }
 
-fn seeds(node: &SimNode) -> Vec<std::net::SocketAddr> {
-    let names = (1..=SEED_NODES).map(node_name);
-    names.map(|name| node.addr_of(&name)).collect()
+fn addresses(seeds: &Seeds, node: &SimNode) -> Vec<std::net::SocketAddr> {
+    let seeds = seeds.borrow();
+    seeds.iter().map(|name| node.addr_of(name)).collect()
 }
 
 /// One run of a node: until it leaves or stops, or its power is cut.
 async fn live(
     node: SimNode,
     describe: Describe,
+    seeds: Seeds,
     storage: Arc<Mutex<Storage>>,
     run: Arc<Mutex<Option<Run>>>,
 ) -> turmoil::Result {
@@ -446,7 +479,7 @@ async fn live(
     let transport = node.transport().await?;
     let builder = Cluster::builder(CLUSTER, node.name.as_str())
         .transport(transport)
-        .seeds(seeds(&node))
+        .seeds(addresses(&seeds, &node))
         .storage(lock(&storage).clone())
         .boot_id(BootId(node.run));
     let cluster = describe(builder, &node).start().await?;

@@ -75,10 +75,8 @@ impl Faults {
         simulation.network().lose_datagrams(0.0);
         for name in names {
             sim.simulation().resume(name);
-            if sim.handle(name).is_none() && sim.names().any(|known| known == name) {
-                sim.restart(name, Disk::Kept);
-            }
         }
+        start_what_is_down(sim, names, shared);
     }
 
     fn carry_out(&self, fault: Fault, sim: &mut SimCluster, names: &[NodeId], shared: &Shared) {
@@ -98,6 +96,24 @@ impl Faults {
         record.tally.add(name_of(fault));
         if let Some(name) = interrupted(record.phase) {
             record.tally.add(name);
+        }
+    }
+}
+
+/// Starts the nodes that are down, and those that have left.
+pub(super) fn start_what_is_down(sim: &mut SimCluster, names: &[NodeId], shared: &Shared) {
+    for (at, name) in names.iter().enumerate() {
+        let has_left = sim.has_ended(name);
+        let is_down = sim.names().any(|known| known == name) && !sim.is_up(name);
+        let is_lost = shared.lock().nodes[at].store_is_lost;
+        if has_left || is_down {
+            let disk = if has_left || is_lost {
+                Disk::Lost
+            } else {
+                Disk::Kept
+            };
+            shared.lock().ended(at);
+            sim.restart(name, disk);
         }
     }
 }
@@ -222,8 +238,10 @@ impl Hand<'_> {
             return false;
         }
         self.cut_power(at);
+        self.shared.lock().nodes[at].store_is_lost = disk == Disk::Lost;
+        let shared = self.shared.clone();
         self.sim.at(self.sim.elapsed() + down, move |sim| {
-            if !sim.is_up(&name) {
+            if !sim.is_up(&name) && !shared.is_calm() {
                 sim.restart(&name, disk);
             }
         });
@@ -260,8 +278,10 @@ impl Hand<'_> {
 
     /// Whether every configuration that may still decide something keeps a quorum of stores without this one.
     fn may_lose_store(&self, lost: usize) -> bool {
+        let record = self.shared.lock();
         let others = (0..self.names.len()).filter(|at| *at != lost);
         let kept: BTreeSet<RaftId> = others
+            .filter(|at| !record.nodes[*at].store_is_lost)
             .filter_map(|at| {
                 let store = self.sim.storage(&self.names[at])?.store_id()?;
                 Some(RaftId {
@@ -270,7 +290,6 @@ impl Hand<'_> {
                 })
             })
             .collect();
-        let record = self.shared.lock();
         let mut configurations = record.nodes.iter().flat_map(|node| &node.voters);
         configurations.all(|voters| {
             let left = voters.intersection(&kept).count();
@@ -330,7 +349,7 @@ impl Hand<'_> {
             .spawn(&name, |cluster| async move { cluster.leave().await });
         let shared = self.shared.clone();
         self.sim.at(self.sim.elapsed() + back, move |sim| {
-            let has_left = sim.handle(&name).is_none();
+            let has_left = sim.has_ended(&name);
             if shared.is_calm() || !sim.is_up(&name) {
                 return;
             }

@@ -28,9 +28,7 @@ pub fn finish(world: &mut World) -> Result<Outcome, Box<Failure>> {
         Ok(result) => result.map_err(Box::new),
         Err(panic) => {
             let text = crate::panic_text(panic.as_ref());
-            Err(Box::new(
-                world.failure(Violation::new("no panic", text)),
-            ))
+            Err(Box::new(world.failure(Violation::new("no panic", text))))
         }
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct NodeView {
     pub(super) run: Option<RunView>,
     /// Voters by the latest raft configuration that it knew.
     pub(super) voters: Vec<BTreeSet<RaftId>>,
+    /// It is down, and will come back with an empty store.
+    pub(super) store_is_lost: bool,
 }
 
 /// Everything that was seen.
@@ -160,7 +162,11 @@ impl Shared {
 
     pub(super) fn write(&self, node: usize, shard: ShardId, epoch: Epoch, live: bool) {
         let mut record = self.lock();
-        let Some(instance) = record.nodes[node].run.as_ref().map(|run| run.instance.clone()) else {
+        let Some(instance) = record.nodes[node]
+            .run
+            .as_ref()
+            .map(|run| run.instance.clone())
+        else {
             return;
         };
         let verdict = record.fencing.write(shard, epoch, &instance, live);
@@ -170,7 +176,9 @@ impl Shared {
     pub(super) fn note_failed_hook(&self, shards: usize) {
         let mut record = self.lock();
         record.pins = true;
-        record.tally.add_many("acquire hooks that failed", shards as u64);
+        record
+            .tally
+            .add_many("acquire hooks that failed", shards as u64);
     }
 }
 
@@ -495,9 +503,7 @@ impl Record {
 
     /// The node is about to apply its log from the beginning.
     fn restarted(&mut self, node: usize) {
-        self.logs
-            .values_mut()
-            .for_each(|logs| logs.restarted(node));
+        self.logs.values_mut().for_each(|logs| logs.restarted(node));
     }
 
     fn mark_serving(&mut self, node: usize) {
@@ -561,6 +567,7 @@ impl Observer for Watcher {
                 counters: BTreeMap::new(),
                 leaving: false,
             });
+            record.nodes[node].store_is_lost = false;
             record.tally.add("runs of nodes");
             record.restarted(node);
         }
@@ -610,8 +617,6 @@ impl Observer for Watcher {
     }
 
     fn output(&self, engine: &Engine, now: Time, output: &Output) {
-        self.shared
-            .lock()
-            .put_out(self.node, engine, now, output);
+        self.shared.lock().put_out(self.node, engine, now, output);
     }
 }

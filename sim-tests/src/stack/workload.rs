@@ -40,6 +40,8 @@ pub struct Call {
     pub operation: Operation,
     /// What became of it.
     pub outcome: Outcome,
+    /// Who called, and what it was told instead of an answer.
+    pub told: String,
 }
 
 /// All calls of a run.
@@ -121,12 +123,14 @@ impl History {
             key,
             operation,
             outcome: Outcome::Unknown,
+            told: String::new(),
         });
         calls.len() - 1
     }
 
-    fn end(&self, call: usize, outcome: Outcome) {
+    fn end(&self, call: usize, outcome: Outcome, told: String) {
         let mut calls = self.lock();
+        calls[call].told = told;
         calls[call].end = now();
         calls[call].outcome = outcome;
     }
@@ -293,7 +297,13 @@ pub async fn call(
         .deadline(deadline)
         .idempotent();
     let number = history.begin(key, operation);
-    let outcome = match caller.call(request).await {
+    let result = caller.call(request).await;
+    let told = match &result {
+        Ok(_) => String::new(),
+        Err(CallError::Service(text)) => format!("{caller:?}: {}", String::from_utf8_lossy(text)),
+        Err(error) => format!("{caller:?}: {error}"),
+    };
+    let outcome = match result {
         Ok(answer) => match decode_value(&answer.body) {
             Some(value) => Outcome::Answered(value, answer.epoch.0),
             None => Outcome::Unknown,
@@ -304,6 +314,6 @@ pub async fn call(
         }
         Err(_) => Outcome::Unknown,
     };
-    history.end(number, outcome.clone());
+    history.end(number, outcome.clone(), told);
     outcome
 }

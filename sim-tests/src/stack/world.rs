@@ -10,7 +10,7 @@ use funk::time::Time;
 use funk::{Builder, Cluster};
 use funk_sim::{Clock, Network, NodeOptions, SimCluster, SimulationConfig};
 
-use super::faults::Faults;
+use super::faults::{Faults, start_what_is_down};
 use super::plan::{Plan, Transport};
 use super::record::Shared;
 use super::service::{Registers, Replica};
@@ -241,6 +241,8 @@ impl World {
                 continue;
             }
             next = now + LOOK_EVERY;
+            // One that was leaving when the faults ended has left by now, and comes back.
+            start_what_is_down(&mut self.sim, &self.names, &self.shared);
             match self.check_recovered() {
                 Ok(()) => steady += 1,
                 Err(_) if now < since + bound => steady = 0,
@@ -292,10 +294,7 @@ impl World {
 
     /// I9: what was acknowledged is there, on every replica; what is read at the end is part of the history.
     fn check_replicas(&mut self) -> Result<(), Failure> {
-        let replicas: Vec<_> = lock(&self.replicas)
-            .iter()
-            .map(Replica::contents)
-            .collect();
+        let replicas: Vec<_> = lock(&self.replicas).iter().map(Replica::contents).collect();
         for (at, contents) in replicas.iter().enumerate() {
             if *contents != replicas[0] {
                 let what = format!(
