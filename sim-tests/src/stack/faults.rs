@@ -330,18 +330,19 @@ impl Hand<'_> {
     }
 
     fn leave(&mut self, target: Target, back: Duration) -> bool {
-        // At most one at a time, and not from a group of which some are gone anyway.
-        let all_up = self
-            .names
-            .iter()
-            .all(|name| self.sim.handle(name).is_some());
+        // At most one at a time, and not from a group of which more than one is gone anyway.
+        let mut down = 0;
+        for name in self.names {
+            down += usize::from(self.sim.handle(name).is_none());
+        }
+        let enough = down <= 1;
         let leaving = {
             let record = self.shared.lock();
             let mut runs = record.nodes.iter().filter_map(|node| node.run.as_ref());
             runs.any(|run| run.leaving)
         };
         let at = self.place(target);
-        let (true, false, Some(at)) = (all_up, leaving, at) else {
+        let (true, false, Some(at)) = (enough, leaving, at) else {
             return false;
         };
         let name = self.names[at].clone();

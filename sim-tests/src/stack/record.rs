@@ -26,6 +26,9 @@ use crate::invariants::{Final, Serving, Verdict, Violation};
 use crate::invariants::{i1_single_owner, i5_fewest_moves, i8_recovery, unmoved};
 use crate::tally::Tally;
 
+/// For how long a node may be down without its leader's knowing.
+const UNNOTICED: Duration = Duration::from_secs(1);
+
 /// Where the latest hand-off stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Phase {
@@ -55,6 +58,8 @@ pub(super) struct RunView {
     pub(super) leads: bool,
     leader: Option<NodeId>,
     present: Vec<Instance>,
+    /// Of each node that it holds for present: the version of its tags that it has.
+    tags: BTreeMap<NodeId, Arc<funk::engine::Tags>>,
     pub(super) state: NodeState,
     pub(super) role: Role,
     states: States,
@@ -72,6 +77,10 @@ pub(super) struct NodeView {
     pub(super) voters: Vec<BTreeSet<RaftId>>,
     /// It is down, and will come back with an empty store.
     pub(super) store_is_lost: bool,
+    /// Its raft member, as of its present or latest run.
+    raft: Option<RaftId>,
+    /// Since when it has been down.
+    down_since: Option<Duration>,
 }
 
 /// Everything that was seen.
@@ -222,6 +231,7 @@ impl Record {
     /// A node's power is cut, or it has ended.
     pub(super) fn ended(&mut self, node: usize) {
         if let Some(run) = self.nodes[node].run.take() {
+            self.nodes[node].down_since = Some(self.now);
             for (name, count) in &run.counters {
                 self.tally.add_many(name, *count);
             }
@@ -277,7 +287,21 @@ impl Record {
         let Some(finals) = finals else {
             return Err(Violation::new("I8", "a node does not run"));
         };
-        i8_recovery::check(&finals, self.pins)
+        i8_recovery::check(&finals, self.pins)?;
+        let mut runs = up.iter().filter_map(|&at| self.nodes[at].run.as_ref());
+        let Some(first) = runs.next() else {
+            return Ok(());
+        };
+        for run in runs {
+            if run.tags != first.tags {
+                let what = format!(
+                    "{} knows other tags than {}: {:?} and {:?}",
+                    run.instance, first.instance, run.tags, first.tags
+                );
+                return Err(Violation::new("I8", what));
+            }
+        }
+        Ok(())
     }
 
     fn runs(&self) -> impl Iterator<Item = (usize, &RunView)> + Clone {
@@ -446,7 +470,10 @@ impl Record {
                 let stays = run.state != NodeState::Stopping && run.state != NodeState::Invalid;
                 let mut verdict = Ok(());
                 for &(shard, epoch) in shards {
-                    run.open[shard.0 as usize] = Epoch(0);
+                    // What was not open yet may be closed as well.
+                    if let Some(open) = run.open.get_mut(shard.0 as usize) {
+                        *open = Epoch(0);
+                    }
                     let pending = engine.pending().map(|pending| pending.map.as_ref());
                     let committed = engine.committed();
                     if stays && !run.leaving {
@@ -489,7 +516,17 @@ impl Record {
                 let members = engine.members().values();
                 let present = members.filter(|member| member.is_present());
                 run.present = present.map(|member| member.instance.clone()).collect();
+                run.tags = engine
+                    .members()
+                    .values()
+                    .filter(|member| member.is_present())
+                    .map(|member| (member.instance.node.clone(), member.tags.clone()))
+                    .collect();
                 run.counters = engine.counters().iter().collect();
+            }
+            Output::ChangeMembers(change) => {
+                let verdict = self.leaves_a_quorum(&change.voters);
+                self.note(verdict);
             }
             Output::AbandonLog => self.restarted(node),
             Output::Send { to, message } => {
@@ -499,6 +536,27 @@ impl Record {
             }
             _ => {}
         }
+    }
+
+    /// Rule M2: a configuration that a leader asks for has a quorum of voters that are there. Those that went down just
+    /// now count as there: nobody can know it yet.
+    fn leaves_a_quorum(&self, voters: &BTreeSet<RaftId>) -> Verdict {
+        let is_there = |id: &&RaftId| {
+            let node = self
+                .nodes
+                .iter()
+                .find(|node| node.raft.as_ref() == Some(id));
+            node.is_some_and(|node| {
+                let since = node.down_since;
+                since.is_none_or(|since| self.now < since + UNNOTICED)
+            })
+        };
+        let there = voters.iter().filter(is_there).count();
+        if there * 2 > voters.len() {
+            return Ok(());
+        }
+        let what = format!("the leader asks for the voters {voters:?}, of which {there} are there");
+        Err(Violation::new("M2", what))
     }
 
     /// The node is about to apply its log from the beginning.
@@ -560,6 +618,7 @@ impl Observer for Watcher {
                 leads: false,
                 leader: None,
                 present: Vec::new(),
+                tags: BTreeMap::new(),
                 state: engine.state(),
                 role: engine.role(),
                 states: States::default(),
@@ -568,6 +627,12 @@ impl Observer for Watcher {
                 leaving: false,
             });
             record.nodes[node].store_is_lost = false;
+            record.nodes[node].down_since = None;
+            let config = engine.config();
+            record.nodes[node].raft = Some(RaftId {
+                node: config.instance.node.clone(),
+                store: config.store,
+            });
             record.tally.add("runs of nodes");
             record.restarted(node);
         }
@@ -591,6 +656,11 @@ impl Observer for Watcher {
             }
             Input::RaftMembers(members) => {
                 record.nodes[node].voters.clone_from(&members.voters);
+            }
+            Input::StoreReplaced(store) => {
+                if let Some(raft) = &mut record.nodes[node].raft {
+                    raft.store = *store;
+                }
             }
             Input::Leave => {
                 if let Some(run) = &mut record.nodes[node].run {
