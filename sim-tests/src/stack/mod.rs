@@ -4,7 +4,10 @@ mod faults;
 pub mod plan;
 pub mod record;
 pub mod service;
+pub mod sweep;
+pub mod sweep_reached;
 pub mod trace;
+pub mod trace_spans;
 pub mod workload;
 pub mod world;
 
