@@ -60,6 +60,40 @@ mutants! {
     VoteNotPersisted = "vote-not-persisted",
     /// An append is acknowledged before it would survive a loss of power.
     FlushAcknowledgedEarly = "flush-acknowledged-early",
+    /// What a proposal takes away is served until it is in force (rule S1).
+    ServesLostUntilCommit = "serves-lost-until-commit",
+    /// What a proposal gives is served before it is in force (rule S3).
+    ServesBeforeCommit = "serves-before-commit",
+    /// A grant for another run of the node is accepted (rule L1).
+    BootIgnoredInGrant = "boot-ignored-in-grant",
+    /// A restarted node takes what its former run owned for its own (rule S5).
+    OwnerWithoutBoot = "owner-without-boot",
+    /// A leader grants before it has applied an entry of its term (rule P1).
+    GrantsBeforeReady = "grants-before-ready",
+    /// A lease is counted from the arrival of its grant, not from the stamp that it echoes (rule L1).
+    LeaseFromReceipt = "lease-from-receipt",
+    /// `q` is the time at which a quorum's answers came, not that at which they were asked for (rule L3).
+    QuorumWhenAnswered = "quorum-when-answered",
+    /// Nodes that gain shards need not acknowledge (rule P2, invariant I4).
+    AckSetWithoutGainers = "ack-set-without-gainers",
+    /// An acknowledgement counts for whatever is pending (rule P4).
+    AnyAckCounts = "any-ack-counts",
+    /// A new owner gets the old token.
+    EpochNotRaised = "epoch-not-raised",
+    /// Tags are never pulled.
+    TagPullOff = "tag-pull-off",
+    /// A node that others hold for dead does not take a new identity.
+    IdentityNotRenewed = "identity-not-renewed",
+    /// Every store has the same id: a node that lost its log votes as the one that had it (rule M0).
+    StoreIdIgnored = "store-id-ignored",
+    /// Members are removed and replaced whoever is left (rule M2).
+    RemovalBelowQuorum = "removal-below-quorum",
+    /// Leases go by a clock that stands still while the machine sleeps (rule L0).
+    ClockStopsInSleep = "clock-stops-in-sleep",
+    /// An entry of a guard is applied whoever owns the shard by then.
+    StaleProposalsApplied = "stale-proposals-applied",
+    /// Guards are handed out without a look at the lease (rule S4).
+    LeaseUnchecked = "lease-unchecked",
 }
 
 #[cfg(not(funk_mutants))]

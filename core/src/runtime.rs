@@ -21,6 +21,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
 
 pub(crate) mod raft;
@@ -137,6 +138,9 @@ impl Environment {
     pub fn now(&self) -> Time {
         match &self.0.clock {
             Clock::System => system_now(),
+            Clock::Simulated { .. } if mutated(Mutant::ClockStopsInSleep) => {
+                Time::default() + self.monotonic()
+            }
             Clock::Simulated { origin, .. } => self.at(origin.elapsed()),
         }
     }

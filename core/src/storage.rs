@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::ids::{ClusterId, LogIndex, StoreId, Term};
+use crate::mutants::{Mutant, mutated};
 use crate::raft::Stores;
 use crate::runtime::Environment;
 
@@ -51,7 +52,8 @@ impl Storage {
     /// different nodes have in common (I6 of the protocol).
     pub fn look(&self) -> Vec<(LogIndex, Term)> {
         let slot = self.slot();
-        slot.as_ref().map_or_else(Vec::new, |(_, stores)| stores.look())
+        slot.as_ref()
+            .map_or_else(Vec::new, |(_, stores)| stores.look())
     }
 
     /// Whether the log holds this entry, or has held it before it was purged into a snapshot.
@@ -94,7 +96,12 @@ impl Storage {
             } else {
                 Stores::with_flush(self.flush)
             };
-            (StoreId(environment.next_seed()), stores)
+            let id = if mutated(Mutant::StoreIdIgnored) {
+                1
+            } else {
+                environment.next_seed()
+            };
+            (StoreId(id), stores)
         };
         slot.take_if(|(_, stores)| stores.origin().is_none());
         slot.get_or_insert_with(fresh).clone()

@@ -166,7 +166,8 @@ impl Leading {
 
     /// Rule L3: until when this leader may act and serve its own shards; `None` before it is ready.
     pub(super) fn acts_until(&self, timing: &Timing) -> Option<Time> {
-        if self.ready.is_none() && !mutated(Mutant::ServesBeforeReady) {
+        let early = mutated(Mutant::ServesBeforeReady) || mutated(Mutant::GrantsBeforeReady);
+        if self.ready.is_none() && !early {
             return None;
         }
         self.quorum_at.map(|q| q + timing.leader_bound)
@@ -310,6 +311,10 @@ impl Leading {
     ) {
         self.wake_at = None;
         if !self.is_ready() {
+            if mutated(Mutant::GrantsBeforeReady) && self.next_ping <= cx.now {
+                self.next_ping = cx.now + cx.timing.ping;
+                self.ping_all(cx, out);
+            }
             return self.open_term(cx, out);
         }
         self.acting = self.acts(cx);
@@ -587,7 +592,7 @@ impl Leading {
         } else {
             self.followers.get(instance).and_then(|f| f.acked)
         };
-        acked == Some(index)
+        acked == Some(index) || acked.is_some() && mutated(Mutant::AnyAckCounts)
     }
 
     /// Rule L5 (a): it answers no pings, or has not applied the proposal within the ack timeout.

@@ -315,7 +315,8 @@ impl Engine {
                     .as_mut()
                     .filter(|leading| leading.term() == term)
                 {
-                    leading.handle_quorum_ack(sent_at);
+                    let late = mutated(Mutant::QuorumWhenAnswered);
+                    leading.handle_quorum_ack(if late { self.now } else { sent_at });
                 }
             }
             Input::MembersChanged { done } => {
@@ -387,13 +388,19 @@ impl Engine {
             return;
         }
         let old_term = ping.term < self.newest_term && !mutated(Mutant::GrantOfOldTerm);
-        let refused = old_term || ping.boot != self.config.instance.boot;
+        let other_run = ping.boot != self.config.instance.boot;
+        let refused = old_term || other_run && !mutated(Mutant::BootIgnoredInGrant);
         self.see_term(ping.term);
         let own_clock = |stamp: Time| stamp <= self.now;
         match ping.grant.filter(|grant| own_clock(grant.stamp)) {
             Some(_) if refused => self.counters.add("grants refused"),
             Some(grant) => {
-                let until = grant.stamp + self.config.timing.lease;
+                let from = if mutated(Mutant::LeaseFromReceipt) {
+                    self.now
+                } else {
+                    grant.stamp
+                };
+                let until = from + self.config.timing.lease;
                 self.lease.grant(self.now, until, grant.map, self.latest());
             }
             None => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::io::{MemberChange, RaftMembers};
 use super::membership::{Member, MemberState};
 use crate::ids::{Instance, LogIndex, MemberKind, NodeId, RaftId};
+use crate::mutants::{Mutant, mutated};
 use crate::timing::Timing;
 
 /// A non-voter that lacks at most so many entries has caught up: it is one round of replication behind.
@@ -147,6 +148,9 @@ fn choose_voters(s: &Situation<'_>, next: &mut MemberChange) {
 
 /// Never fewer live voters than a quorum (rule M2), and never none.
 fn is_safe(s: &Situation<'_>, next: &MemberChange) -> bool {
+    if mutated(Mutant::RemovalBelowQuorum) {
+        return true;
+    }
     let live = next.voters.iter().filter(|id| s.is_live(id)).count();
     live > next.voters.len() / 2
 }

@@ -151,7 +151,11 @@ impl Replicated {
         let Ok(map) = self.next_map(index, &assignment) else {
             return Change::Void(VoidReason::Unreadable);
         };
-        let ack_set = Arc::new(ack_set(&self.committed, &map));
+        let mut ack_set = ack_set(&self.committed, &map);
+        if mutated(Mutant::AckSetWithoutGainers) {
+            ack_set.retain(|instance| self.committed.owned_by(instance).next().is_some());
+        }
+        let ack_set = Arc::new(ack_set);
         let pending = Pending {
             map: Arc::new(map),
             term,
@@ -206,7 +210,7 @@ impl Replicated {
         } else {
             Epoch(0)
         };
-        if current == given && given != Epoch(0) {
+        if current == given && given != Epoch(0) || mutated(Mutant::StaleProposalsApplied) {
             Ok(())
         } else {
             Err(StaleEpoch {

@@ -66,6 +66,15 @@ impl Serving {
         committed: &ShardMap,
         pending: Option<&ShardMap>,
     ) -> Steps {
+        let pending = pending.filter(|_| !mutated(Mutant::ServesLostUntilCommit));
+        let former = mutated(Mutant::OwnerWithoutBoot)
+            .then(|| committed.member(&me.node))
+            .flatten()
+            .map(|member| member.instance.clone());
+        let me = former.as_ref().unwrap_or(me);
+        let committed = pending
+            .filter(|_| mutated(Mutant::ServesBeforeCommit))
+            .unwrap_or(committed);
         let kept = |&(shard, epoch): &(ShardId, Epoch)| match pending {
             None => true,
             Some(map) => map.owner(shard) == Some(me) && map.epoch(shard) == epoch,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::ids::{Epoch, Instance, LogIndex, NodeId, ShardId, WorkerId};
 use crate::limits::{MAX_SHARDS, MAX_WORKERS};
+use crate::mutants::{Mutant, mutated};
 
 /// A node in the map.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -272,8 +273,12 @@ impl ShardMap {
         let epoch = |(shard, &worker): (usize, &WorkerId)| {
             let stays = self.owners.get(shard) == Some(&worker)
                 && same.get(usize::from(worker.0)) == Some(&true);
+            let old = self.epochs.get(shard).copied();
+            let kept = old.filter(|_| mutated(Mutant::EpochNotRaised));
             if stays {
                 self.epochs[shard]
+            } else if let Some(kept) = kept.filter(|epoch| epoch.0 > 0) {
+                kept
             } else {
                 Epoch(index.0)
             }

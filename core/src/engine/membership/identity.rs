@@ -10,6 +10,7 @@ use std::net::{SocketAddr, SocketAddrV6};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BootId, ClusterId, Instance, MemberKind, NodeId, PeerAddr, StoreId};
+use crate::mutants::{Mutant, mutated};
 
 /// One version of what a node says about itself.
 ///
@@ -83,6 +84,9 @@ impl foca::Identity for Identity {
     type Addr = NodeId;
 
     fn renew(&self) -> Option<Self> {
+        if mutated(Mutant::IdentityNotRenewed) {
+            return None;
+        }
         self.successor(self.profile.clone())
     }
 

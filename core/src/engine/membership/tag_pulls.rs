@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ids::NodeId;
+use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
 
 /// Pulls under way at once: a node that joins hundreds must not open hundreds of streams.
@@ -66,6 +67,9 @@ impl TagPulls {
 
     /// Begins those whose time has come, the longest due first, as many as the bound lets.
     pub(super) fn start_due(&mut self, now: Time) -> Vec<NodeId> {
+        if mutated(Mutant::TagPullOff) {
+            return Vec::new();
+        }
         let late = |(node, pull): (&NodeId, &Pull)| {
             (pull.under_way && pull.at <= now).then(|| node.clone())
         };
