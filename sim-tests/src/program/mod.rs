@@ -1,5 +1,7 @@
 //! The commands of the program, one file each.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use funk_sim_tests::stack::plan;
 
@@ -69,4 +71,19 @@ thread_local! {
 /// What this thread does from now on are runs of nodes.
 pub(crate) fn run_nodes_on_this_thread() {
     QUIET.set(true);
+}
+
+/// A span of time: `5s`, `800ms`, `2m`.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" | "min" => 60.0,
+        unit => return Err(format!("{unit:?} is no unit of time: use ms, s or m")),
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is no span of time: use 5s or 800ms"))?;
+    Duration::try_from_secs_f64(number * unit).map_err(|error| format!("{text:?}: {error}"))
 }

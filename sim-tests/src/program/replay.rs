@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use funk_sim_tests::stack::trace::Trace;
+use funk_sim_tests::stack::trace_chrome;
+use funk_sim_tests::stack::trace_spans::Window;
 use funk_sim_tests::stack::{Plan, World, finish};
 
 use super::Transport;
@@ -19,6 +22,12 @@ pub(crate) struct Arguments {
     /// What the nodes talk over.
     #[arg(long, value_enum, default_value_t = Transport::Tcp)]
     transport: Transport,
+    /// Writes a trace here for the Perfetto viewer, https://ui.perfetto.dev.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Trace and picture show only so much before the violation, or before the end: `5s`, `800ms`.
+    #[arg(long, value_name = "SPAN", value_parser = super::span)]
+    last: Option<Duration>,
     /// Writes the event log here, `-`: to the standard output.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -53,12 +62,16 @@ pub(crate) fn run(arguments: &Arguments) -> Done {
     if !arguments.quiet {
         println!("{plan:#?}");
     }
-    let traced = arguments.log.is_some() || arguments.fingerprint;
-    let mut world = World::new(plan, traced);
+    let traced = arguments.log.is_some() || arguments.trace.is_some() || arguments.fingerprint;
+    let mut world = World::new(plan.clone(), traced);
     let result = finish(&mut world);
     let trace = world.take_trace().unwrap_or_default();
     if let Some(path) = &arguments.log {
         write(path, |out| log(&trace, arguments.messages, out))?;
+    }
+    let window = Window::last(arguments.last, &trace);
+    if let Some(path) = &arguments.trace {
+        write(path, |out| trace_chrome::write(&plan, &trace, window, out))?;
     }
     if arguments.fingerprint {
         println!(

@@ -7,6 +7,8 @@ pub mod service;
 pub mod sweep;
 pub mod sweep_reached;
 pub mod trace;
+pub mod trace_chrome;
+pub mod trace_messages;
 pub mod trace_spans;
 pub mod workload;
 pub mod world;

@@ -109,26 +109,101 @@ impl Spans {
         }
     }
 
-    /// The shards that two nodes answered for at once, with the time that they did.
-    pub fn owned_twice(&self) -> BTreeMap<ShardId, Duration> {
-        let overlap = |spans: &Vec<Span<Owned>>| {
-            let mut total = Duration::ZERO;
+    /// The shards that two nodes answered for at once, with the times that they did.
+    pub fn owned_twice(&self) -> BTreeMap<ShardId, Vec<Span<()>>> {
+        let overlaps = |spans: &[Span<Owned>]| {
+            let mut overlaps = Vec::new();
             for (at, first) in spans.iter().enumerate() {
                 let later = spans[at + 1..].iter();
                 for second in later.take_while(|second| second.from < first.to) {
                     if second.is.node != first.is.node {
-                        total += first.to.min(second.to) - second.from;
+                        let (from, to) = (second.from, first.to.min(second.to));
+                        overlaps.push(Span { from, to, is: () });
                     }
                 }
             }
-            total
+            joined(overlaps)
         };
         let shards = self.shards.iter();
         shards
-            .map(|(shard, spans)| (*shard, overlap(spans)))
-            .filter(|(_, total)| !total.is_zero())
+            .map(|(shard, spans)| (*shard, overlaps(spans)))
+            .filter(|(_, spans)| !spans.is_empty())
             .collect()
     }
+
+    /// How many shards were owned twice, over time.
+    pub fn count_owned_twice(&self) -> Vec<Span<usize>> {
+        let mut steps: BTreeMap<Duration, isize> = BTreeMap::new();
+        for span in self.owned_twice().values().flatten() {
+            *steps.entry(span.from).or_default() += 1;
+            *steps.entry(span.to).or_default() -= 1;
+        }
+        let (mut condition, mut count) = (Condition::default(), 0);
+        for (at, step) in steps {
+            count += step;
+            condition.turn(at, usize::try_from(count).ok().filter(|count| *count > 0));
+        }
+        condition.end(self.end)
+    }
+}
+
+impl<T: Clone> Span<T> {
+    /// The part within a window, if there is any.
+    pub fn within(&self, window: Window) -> Option<Self> {
+        let (from, to) = (self.from.max(window.from), self.to.min(window.to));
+        let is = self.is.clone();
+        (from < to).then_some(Self { from, to, is })
+    }
+}
+
+/// The part of a run that is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window {
+    /// Its beginning.
+    pub from: Duration,
+    /// Its end.
+    pub to: Duration,
+}
+
+impl Window {
+    /// So much of a trace before the first violation, or its end if there is none; all of it if nothing is said.
+    pub fn last(span: Option<Duration>, trace: &Trace) -> Self {
+        let end = trace.entries.iter().map(|entry| entry.at).max();
+        let end = end.unwrap_or_default();
+        match span {
+            None => Self {
+                from: Duration::ZERO,
+                to: end,
+            },
+            Some(span) => {
+                let to = trace.violated_at().unwrap_or(end);
+                Self {
+                    from: to.saturating_sub(span),
+                    to,
+                }
+            }
+        }
+    }
+
+    /// Whether a time is in it.
+    pub fn contains(&self, at: Duration) -> bool {
+        (self.from..=self.to).contains(&at)
+    }
+}
+
+/// Puts spans that may overlap into rows in which they do not: the number of each one's row.
+pub fn rows<T>(spans: &[Span<T>]) -> Vec<usize> {
+    let mut ends: Vec<Duration> = Vec::new();
+    let row = |span: &Span<T>| {
+        let free = ends.iter().position(|end| *end <= span.from);
+        let row = free.unwrap_or(ends.len());
+        if row == ends.len() {
+            ends.push(span.to);
+        }
+        ends[row] = span.to;
+        row
+    };
+    spans.iter().map(row).collect()
 }
 
 /// Something that is the case until it is not.
@@ -278,4 +353,77 @@ fn joined(spans: Vec<Span<()>>) -> Vec<Span<()>> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn traced(marks: Vec<(u64, usize, Mark)>) -> Spans {
+        let mut trace = Trace::default();
+        for (at, node, mark) in marks {
+            trace.add(ms(at), Some(node), mark);
+        }
+        Spans::new(&Plan::quiet(1, 2), &trace)
+    }
+
+    fn opened() -> Mark {
+        Mark::Opened(vec![(ShardId(3), Epoch(7))])
+    }
+
+    #[test]
+    fn a_lease_ends_when_it_lapses_although_nobody_says_so() {
+        let lease = || Mark::Lease(ms(100));
+        let spans = traced(vec![
+            (0, 0, Mark::Started),
+            (10, 0, lease()),
+            (60, 0, lease()),
+            (300, 0, lease()),
+            (310, 0, Mark::Stopped(String::new())),
+        ]);
+        let lease: Vec<_> = spans.nodes[0]
+            .lease
+            .iter()
+            .map(|span| (span.from, span.to))
+            .collect();
+        assert_eq!(lease, [(ms(10), ms(160)), (ms(300), ms(310))]);
+    }
+
+    #[test]
+    fn a_shard_is_owned_twice_only_while_both_leases_are_valid() {
+        let spans = traced(vec![
+            (0, 0, Mark::Started),
+            (0, 1, Mark::Started),
+            (10, 0, Mark::Lease(ms(100))),
+            (10, 0, opened()),
+            (50, 1, opened()),
+            (70, 1, Mark::Lease(ms(200))),
+            (400, 1, Mark::Stopped(String::new())),
+        ]);
+        let twice = spans.owned_twice();
+        let (from, to) = (ms(70), ms(110));
+        assert_eq!(twice[&ShardId(3)], [Span { from, to, is: () }]);
+        assert_eq!(spans.count_owned_twice(), [Span { from, to, is: 1 }]);
+    }
+
+    #[test]
+    fn spans_in_a_row_do_not_overlap() {
+        let span = |from, to| Span {
+            from: ms(from),
+            to: ms(to),
+            is: (),
+        };
+        let spans = [
+            span(0, 10),
+            span(5, 7),
+            span(6, 20),
+            span(8, 9),
+            span(10, 12),
+        ];
+        assert_eq!(rows(&spans), [0, 1, 2, 1, 0]);
+    }
 }
