@@ -1,102 +1,58 @@
-//! The program `sim`: replay a schedule, run many.
+//! The program `sim`: run many seeds, replay one, look at what happened.
+
+mod program;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use funk_sim_tests::engine_world;
-use funk_sim_tests::sweep::{Seeds, Sweep};
+
+use program::{engine, replay, run};
+
+/// What a command comes to: whether all is well, or why it could not be carried out.
+type Done = Result<bool, String>;
 
 #[derive(Parser)]
-#[command(about = "Simulates clusters: every schedule follows from its seed")]
+#[command(
+    about = "Simulates clusters: everything that happens follows from a seed",
+    after_help = EXAMPLES,
+    subcommand_required = true
+)]
 struct Arguments {
     #[command(subcommand)]
-    simulator: Simulator,
+    command: Command,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  sim run --seeds 0..300 --jobs 2         the whole stack, 300 seeds on two threads
+  sim replay 17 --log -                   what happened in seed 17
+  sim engine run 0..2000                  engines alone, many times as fast
+
+`sim COMMAND --help` shows more of them. Status: 0 all held, 1 something did not, 2 wrong arguments.";
+
 #[derive(Subcommand)]
-enum Simulator {
+enum Command {
+    /// Runs seeds of the swarm: whole nodes, a load, faults, every invariant after every step.
+    Run(run::Arguments),
+    /// Runs one seed or plan and writes down what happens.
+    Replay(replay::Arguments),
     /// Production engines over a model raft, without a runtime.
     #[command(subcommand)]
-    Engine(EngineCommand),
+    Engine(engine::Command),
 }
 
-#[derive(Subcommand)]
-enum EngineCommand {
-    /// Runs one schedule and prints what happens.
-    Replay {
-        /// Its seed.
-        seed: u64,
-        /// A deliberate fault to switch on (needs `--cfg funk_mutants`).
-        #[arg(long)]
-        mutant: Option<String>,
-        /// Prints the verdict only.
-        #[arg(long)]
-        quiet: bool,
-    },
-    /// Runs the schedules of a range of seeds, `A..B`.
-    Run {
-        /// The range.
-        seeds: Seeds,
-        /// How many threads.
-        #[arg(long, default_value_t = 2)]
-        threads: usize,
-    },
-    /// Switches each deliberate fault on and counts the schedules until it is caught (needs `--cfg funk_mutants`).
-    Mutants {
-        /// Schedules to try at most.
-        #[arg(long, default_value_t = 2_000)]
-        most: u64,
-        /// Only this one.
-        #[arg(long)]
-        only: Option<String>,
-    },
-}
-
-fn main() -> std::process::ExitCode {
-    let Simulator::Engine(command) = Arguments::parse().simulator;
-    let well = match command {
-        EngineCommand::Replay {
-            seed,
-            mutant,
-            quiet,
-        } => replay(seed, mutant.as_deref(), !quiet),
-        EngineCommand::Run { seeds, threads } => {
-            let report = Sweep {
-                threads,
-                ..Sweep::new(seeds)
-            }
-            .run();
-            println!("{report}");
-            report.failures.is_empty()
-        }
-        EngineCommand::Mutants { most, only } => {
-            funk_sim_tests::mutation::run(most, only.as_deref())
-        }
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Engine(command) => Ok(engine::run(command)),
     };
-    if well {
-        std::process::ExitCode::SUCCESS
-    } else {
-        std::process::ExitCode::FAILURE
-    }
-}
-
-fn replay(seed: u64, mutant: Option<&str>, trace: bool) -> bool {
-    if let Some(name) = mutant
-        && let Err(error) = funk_sim_tests::mutation::switch_on(name)
-    {
-        eprintln!("{error}");
-        return false;
-    }
-    match engine_world::run(seed, trace) {
-        Ok(outcome) => {
-            println!(
-                "seed {seed} held: {:?} simulated, recovered in {:?}",
-                outcome.simulated, outcome.recovered_in
-            );
-            print!("{}", outcome.tally);
-            true
-        }
-        Err(failure) => {
-            println!("{failure}");
-            false
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
         }
     }
 }

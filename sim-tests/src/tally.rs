@@ -18,6 +18,11 @@ impl Tally {
         *self.0.entry(name).or_default() += count;
     }
 
+    /// All that were counted.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.iter().map(|(&name, &count)| (name, count))
+    }
+
     /// How often.
     pub fn count(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or_default()

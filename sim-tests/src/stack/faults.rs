@@ -1,5 +1,6 @@
 //! Faults: when they strike, whom, and how they end.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -86,12 +87,14 @@ impl Faults {
             shared,
             latency: self.latency,
             loss: self.loss,
+            struck: Cell::new(None),
         };
         if !hand.strike(fault) {
             return;
         }
+        let struck = hand.struck.get();
         let mut record = shared.lock();
-        record.mark(None, Mark::Fault(format!("{fault:?}")));
+        record.mark(struck, Mark::Strike(fault));
         record.tally.add("faults");
         record.tally.add(name_of(fault));
         if let Some(name) = interrupted(record.phase) {
@@ -168,6 +171,8 @@ struct Hand<'a> {
     shared: &'a Shared,
     latency: Duration,
     loss: f64,
+    /// Whom the fault was found to strike.
+    struck: Cell<Option<usize>>,
 }
 
 impl Hand<'_> {
@@ -225,6 +230,7 @@ impl Hand<'_> {
                 others[number % others.len()]
             }
         };
+        self.struck.set(Some(at));
         self.sim.handle(&self.names[at]).map(|_| at)
     }
 

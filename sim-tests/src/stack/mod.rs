@@ -4,7 +4,12 @@ mod faults;
 pub mod plan;
 pub mod record;
 pub mod service;
+pub mod sweep;
+pub mod sweep_reached;
 pub mod trace;
+pub mod trace_chrome;
+pub mod trace_messages;
+pub mod trace_spans;
 pub mod workload;
 pub mod world;
 

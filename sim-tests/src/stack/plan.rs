@@ -120,6 +120,23 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// How long it goes on; zero if it is over at once.
+    pub fn lasts(&self) -> Duration {
+        match *self {
+            Self::Crash { down, .. } | Self::CrashAll { down } => down,
+            Self::Leave { back, .. } => back,
+            Self::Pause { span, .. }
+            | Self::Sleep { span, .. }
+            | Self::Cut { span, .. }
+            | Self::Loss { span, .. }
+            | Self::Slow { span, .. }
+            | Self::Hold { span, .. } => span,
+            Self::StepDown | Self::Tags { .. } => Duration::ZERO,
+        }
+    }
+}
+
 /// Where a fault strikes in the middle of a hand-off, instead of at its time: at the next time that it is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Moment {

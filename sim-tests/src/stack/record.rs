@@ -106,6 +106,8 @@ pub struct Record {
     violation: Option<Violation>,
     calm: bool,
     pub(super) trace: Option<Trace>,
+    /// The phase that the trace was told of.
+    traced_phase: Phase,
 }
 
 /// The record, shared by the world, the observers and the services.
@@ -137,6 +139,7 @@ impl Shared {
     pub fn watcher(&self, node: usize) -> Arc<Watcher> {
         let mut record = self.lock();
         record.nodes[node].run = None;
+        record.mark(Some(node), Mark::Started);
         Arc::new(Watcher {
             shared: self.clone(),
             node,
@@ -196,8 +199,16 @@ impl Record {
         if let Err(violation) = verdict
             && self.violation.is_none()
         {
-            self.mark(None, Mark::Violation(violation.to_string()));
+            self.mark_violation(&violation);
             self.violation = Some(violation);
+        }
+    }
+
+    /// Tells the trace of a violation, once.
+    pub(super) fn mark_violation(&mut self, violation: &Violation) {
+        let text = violation.to_string();
+        if self.trace.as_ref().is_some_and(|trace| !trace.holds(&text)) {
+            self.mark(None, Mark::Violation(text));
         }
     }
 
@@ -205,6 +216,14 @@ impl Record {
         let now = turmoil::sim_elapsed().unwrap_or(self.now);
         if let Some(trace) = &mut self.trace {
             trace.add(now, node, mark);
+        }
+    }
+
+    /// Tells the trace where the hand-off stands, if that has changed.
+    fn mark_phase(&mut self) {
+        if self.trace.is_some() && self.traced_phase != self.phase {
+            self.traced_phase = self.phase;
+            self.mark(None, Mark::Phase(self.phase));
         }
     }
 
@@ -463,7 +482,7 @@ impl Record {
                 for &(shard, epoch) in shards {
                     run.open[shard.0 as usize] = epoch;
                 }
-                self.mark_serving(node);
+                self.mark_serving(node, || Mark::Opened(shards.clone()));
                 self.look_for_the_end_of_the_hand_off();
             }
             Output::Close(shards) => {
@@ -483,7 +502,9 @@ impl Record {
                     }
                 }
                 self.note(verdict);
-                self.mark_serving(node);
+                self.mark_serving(node, || {
+                    Mark::Closed(shards.iter().map(|(shard, _)| *shard).collect())
+                });
             }
             Output::Lease(view) => {
                 if view.generation != run.lease.generation
@@ -510,7 +531,9 @@ impl Record {
                     self.tally.add("runs superseded");
                 }
                 self.note(verdict);
-                self.mark(Some(node), Mark::Event(Box::new(event.clone())));
+                if self.trace.is_some() {
+                    self.mark(Some(node), Mark::Event(Box::new(event.clone())));
+                }
             }
             Output::Routes(_) => {
                 let members = engine.members().values();
@@ -564,7 +587,11 @@ impl Record {
         self.logs.values_mut().for_each(|logs| logs.restarted(node));
     }
 
-    fn mark_serving(&mut self, node: usize) {
+    fn mark_serving(&mut self, node: usize, change: impl FnOnce() -> Mark) {
+        if self.trace.is_none() {
+            return;
+        }
+        self.mark(Some(node), change());
         let run = self.nodes[node].run.as_ref();
         let open = run.map_or(0, |run| run.open.iter().filter(|epoch| epoch.0 > 0).count());
         self.mark(Some(node), Mark::Serving(open));
@@ -683,10 +710,14 @@ impl Observer for Watcher {
     }
 
     fn handled(&self, engine: &Engine, _: Time) {
-        self.shared.lock().look(self.node, engine);
+        let mut record = self.shared.lock();
+        record.look(self.node, engine);
+        record.mark_phase();
     }
 
     fn output(&self, engine: &Engine, now: Time, output: &Output) {
-        self.shared.lock().put_out(self.node, engine, now, output);
+        let mut record = self.shared.lock();
+        record.put_out(self.node, engine, now, output);
+        record.mark_phase();
     }
 }

@@ -327,7 +327,7 @@ impl World {
 
     pub(super) fn failure(&self, violation: Violation) -> Failure {
         let mut record = self.shared.lock();
-        record.mark(None, Mark::Violation(violation.to_string()));
+        record.mark_violation(&violation);
         Failure {
             violation,
             at: self.sim.elapsed(),
@@ -364,6 +364,7 @@ impl World {
             if self.sim.handle(name).is_none() && record.nodes[at].run.is_some() {
                 // It has left or stopped; of a crash the record was told.
                 if record.has_begun(at) {
+                    record.mark(Some(at), Mark::Stopped("it has ended".to_owned()));
                     record.ended(at);
                 }
             }

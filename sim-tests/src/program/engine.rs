@@ -1,0 +1,81 @@
+//! `sim engine`: the simulator of engines alone.
+
+use clap::Subcommand;
+use funk_sim_tests::engine_world;
+use funk_sim_tests::sweep::{Seeds, Sweep};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Runs one schedule and prints what happens.
+    Replay {
+        /// Its seed.
+        seed: u64,
+        /// A deliberate fault to switch on (needs `--cfg funk_mutants`).
+        #[arg(long)]
+        mutant: Option<String>,
+        /// Prints the verdict only.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Runs the schedules of a range of seeds, `A..B`.
+    Run {
+        /// The range.
+        seeds: Seeds,
+        /// How many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+    },
+    /// Switches each deliberate fault on and counts the schedules until it is caught (needs `--cfg funk_mutants`).
+    Mutants {
+        /// Schedules to try at most.
+        #[arg(long, default_value_t = 2_000)]
+        most: u64,
+        /// Only this one.
+        #[arg(long)]
+        only: Option<String>,
+    },
+}
+
+/// `false`: something did not hold.
+pub(crate) fn run(command: Command) -> bool {
+    match command {
+        Command::Replay {
+            seed,
+            mutant,
+            quiet,
+        } => replay(seed, mutant.as_deref(), !quiet),
+        Command::Run { seeds, threads } => {
+            let report = Sweep {
+                threads,
+                ..Sweep::new(seeds)
+            }
+            .run();
+            println!("{report}");
+            report.failures.is_empty()
+        }
+        Command::Mutants { most, only } => funk_sim_tests::mutation::run(most, only.as_deref()),
+    }
+}
+
+fn replay(seed: u64, mutant: Option<&str>, trace: bool) -> bool {
+    if let Some(name) = mutant
+        && let Err(error) = funk_sim_tests::mutation::switch_on(name)
+    {
+        eprintln!("{error}");
+        return false;
+    }
+    match engine_world::run(seed, trace) {
+        Ok(outcome) => {
+            println!(
+                "seed {seed} held: {:?} simulated, recovered in {:?}",
+                outcome.simulated, outcome.recovered_in
+            );
+            print!("{}", outcome.tally);
+            true
+        }
+        Err(failure) => {
+            println!("{failure}");
+            false
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `sim replay`: one run, and what happened in it.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use funk_sim_tests::stack::trace::Trace;
+use funk_sim_tests::stack::trace_chrome;
+use funk_sim_tests::stack::trace_spans::Window;
+use funk_sim_tests::stack::{Plan, World, finish};
+
+use super::Transport;
+use crate::Done;
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The seed.
+    seed: u64,
+    /// What the nodes talk over.
+    #[arg(long, value_enum, default_value_t = Transport::Tcp)]
+    transport: Transport,
+    /// Writes a trace here for the Perfetto viewer, https://ui.perfetto.dev.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Trace and picture show only so much before the violation, or before the end: `5s`, `800ms`.
+    #[arg(long, value_name = "SPAN", value_parser = super::span)]
+    last: Option<Duration>,
+    /// Writes the event log here, `-`: to the standard output.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// The event log holds every message and every renewal of a lease too.
+    #[arg(long)]
+    messages: bool,
+    /// A deliberate fault to switch on (needs `--cfg funk_mutants`).
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
+    /// Prints the verdict only, not the plan.
+    #[arg(long)]
+    quiet: bool,
+    /// Prints hashes of all messages and all events.
+    #[arg(long)]
+    fingerprint: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sim replay 17                       the plan and the verdict
+  sim replay 17 --log -               what happened, a line for each event
+  sim replay 17 --log a.log --messages";
+
+pub(crate) fn run(arguments: &Arguments) -> Done {
+    let plan = Plan {
+        transport: arguments.transport.into(),
+        ..Plan::swarm(arguments.seed)
+    };
+    if let Some(name) = &arguments.mutant {
+        funk_sim_tests::mutation::switch_on(name)?;
+    }
+    if !arguments.quiet {
+        println!("{plan:#?}");
+    }
+    let traced = arguments.log.is_some() || arguments.trace.is_some() || arguments.fingerprint;
+    let mut world = World::new(plan.clone(), traced);
+    let result = finish(&mut world);
+    let trace = world.take_trace().unwrap_or_default();
+    if let Some(path) = &arguments.log {
+        write(path, |out| log(&trace, arguments.messages, out))?;
+    }
+    let window = Window::last(arguments.last, &trace);
+    if let Some(path) = &arguments.trace {
+        write(path, |out| trace_chrome::write(&plan, &trace, window, out))?;
+    }
+    if arguments.fingerprint {
+        println!(
+            "messages {:016x} events {:016x}",
+            world.sim.fingerprint(),
+            trace.fingerprint()
+        );
+    }
+    let name = format!("seed {}", arguments.seed);
+    match result {
+        Ok(outcome) => {
+            if !arguments.quiet {
+                print!("{}", outcome.tally);
+            }
+            println!(
+                "{name} held: {:?} simulated, recovered in {:?}",
+                outcome.simulated, outcome.recovered_in
+            );
+            Ok(true)
+        }
+        Err(failure) => {
+            println!("{name} FAILED {failure}");
+            Ok(false)
+        }
+    }
+}
+
+fn log(trace: &Trace, messages: bool, out: &mut dyn Write) -> io::Result<()> {
+    trace
+        .log(messages)
+        .into_iter()
+        .try_for_each(|entry| writeln!(out, "{entry}"))
+}
+
+/// Writes a file; `-` is the standard output.
+fn write(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), String> {
+    let written = if path == Path::new("-") {
+        content(&mut BufWriter::new(io::stdout().lock()))
+    } else {
+        File::create(path).and_then(|file| {
+            let mut out = BufWriter::new(file);
+            content(&mut out)?;
+            out.flush()
+        })
+    };
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
