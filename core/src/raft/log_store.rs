@@ -143,11 +143,16 @@ impl Stores {
         purged || entry.is_some_and(|entry| identify(&entry.log_id) == (index, term))
     }
 
-    /// Whether this very entry is in the log, and would survive [`cut_power`](Self::cut_power).
-    pub(super) fn holds_flushed(&self, id: &LogId) -> bool {
+    /// Whether this very entry is in the log.
+    pub(super) fn holds_entry(&self, id: &LogId) -> bool {
         let kept = self.kept();
         let entry = kept.entries.get(&id.index);
-        id.index < kept.flushed && entry.is_some_and(|entry| entry.log_id == *id)
+        entry.is_some_and(|entry| entry.log_id == *id)
+    }
+
+    /// Whether the entry at this place would survive [`cut_power`](Self::cut_power).
+    pub(super) fn has_flushed(&self, id: &LogId) -> bool {
+        id.index < self.kept().flushed
     }
 
     /// Whether no entry would survive [`cut_power`](Self::cut_power).

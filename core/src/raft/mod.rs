@@ -143,6 +143,8 @@ struct Device {
     proposals: Arc<Semaphore>,
     changing: AtomicBool,
     incoming: Mutex<Option<IncomingSnapshot>>,
+    /// Held while a leader's entries or a whole snapshot are taken in: one after the other.
+    entries: tokio::sync::Mutex<()>,
     /// Term and time (in nanoseconds) of the last message of a leader.
     heard: [AtomicU64; 2],
     tasks: Mutex<Vec<Task<()>>>,
@@ -205,6 +207,7 @@ impl RaftDevice {
             proposals: Arc::new(Semaphore::new(MAX_PROPOSALS)),
             changing: AtomicBool::new(false),
             incoming: Mutex::new(None),
+            entries: tokio::sync::Mutex::new(()),
             heard: [AtomicU64::new(0), AtomicU64::new(0)],
             tasks: Mutex::new(Vec::new()),
         });

@@ -16,6 +16,9 @@ use super::types::{Snapshot, SnapshotMeta, TypeConfig, Vote, index_of, term_of};
 use crate::ids::{RaftId, Term};
 use crate::transport::Peer;
 
+/// How often a write that is under way is looked after.
+const FLUSH_LOOK: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// A snapshot that is arriving.
 pub(super) struct IncomingSnapshot {
     from: RaftId,
@@ -70,6 +73,10 @@ impl Device {
                     self.fix(&request.cluster)?;
                 }
                 let term = Term(append.vote.leader_id.term);
+                let _alone = match append.entries.is_empty() {
+                    true => None,
+                    false => Some(self.entries.lock().await),
+                };
                 let response = self
                     .raft
                     .append_entries(append)
@@ -110,7 +117,8 @@ impl Device {
                 debug_assert!(last, "only the last chunk completes a snapshot");
                 self.fix(&request.cluster)?;
                 let term = Term(vote.leader_id.term);
-                if self.is_overtaken(&vote, &snapshot) {
+                let _alone = self.entries.lock().await;
+                if self.is_overtaken(&vote, &snapshot).await {
                     self.note_heard(term);
                     return Ok(Reply::Snapshot { vote });
                 }
@@ -143,11 +151,19 @@ impl Device {
     /// Whether the log holds all of the snapshot, and is that of the leader who sent it: entries that were late have
     /// arrived after all. By log matching nothing is missing then, and the log is applied as it is. Openraft would
     /// install the snapshot and take its last entry for the last that was written.
-    fn is_overtaken(&self, vote: &super::types::Vote, snapshot: &Snapshot) -> bool {
-        let metrics = self.raft.metrics();
-        let follows = metrics.borrow_watched().vote == *vote;
-        let last = snapshot.meta.last_log_id.as_ref();
-        follows && last.is_some_and(|last| self.stores.holds_flushed(last))
+    async fn is_overtaken(&self, vote: &super::types::Vote, snapshot: &Snapshot) -> bool {
+        let Some(last) = &snapshot.meta.last_log_id else {
+            return false;
+        };
+        let follows = || self.raft.metrics().borrow_watched().vote == *vote;
+        while follows() && self.stores.holds_entry(last) {
+            // The answer says that the entry is kept: it must be on the disk.
+            if self.stores.has_flushed(last) {
+                return true;
+            }
+            self.environment.sleep(FLUSH_LOOK).await;
+        }
+        false
     }
 
     /// The transfer of a leader that was deposed will not go on.
