@@ -23,6 +23,9 @@ const CLUSTER: &str = "simulated";
 /// Most nodes whose addresses every node is given to find the others by.
 const SEED_NODES: usize = 5;
 
+/// How often a client looks whether there is a node to ask.
+const FIRST_NODE: Duration = Duration::from_millis(10);
+
 /// What becomes of a node's store while the node is down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disk {
@@ -216,6 +219,9 @@ impl SimCluster {
         self.simulation.add(name, Clock::default(), move |node| {
             let (program, seeds) = (program.clone(), seeds.clone());
             async move {
+                while seeds.borrow().is_empty() {
+                    node.environment.sleep(FIRST_NODE).await;
+                }
                 let transport = node.client_transport().await?;
                 let addresses = addresses(&seeds, &node);
                 let client = Client::start(CLUSTER, node.name.as_str(), transport, addresses)?;
