@@ -1,0 +1,639 @@
+//! Nodes on one clock and one log, and what a step does to them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use funk::engine::map_encoding::decode_map;
+use funk::engine::message::Message;
+use funk::engine::replicated::{Change, Replicated};
+use funk::engine::{Input, Leadership, NodeState, RaftMembers};
+use funk::ids::{ClusterId, Instance, LogIndex, PeerAddr, RaftId, Term};
+use funk::log_message::LogMessage;
+use funk::time::Time;
+use funk::transport::{Peer, PeerKind};
+use funk::wire::decode_datagram;
+
+use super::hostile::{self, From, HostileEntry, HostileMessage, Truth, addr};
+use super::plan::{Setup, Step};
+use super::seat::Seat;
+use crate::allocation::Bound;
+
+/// The cluster that is there already in a settled run.
+pub const CLUSTER: ClusterId = ClusterId(7);
+/// Entries past which leaders' proposals are lost.
+const MAX_LOG: usize = 512;
+/// Messages on their way; past it the oldest is lost.
+const MAX_MAIL: usize = 64;
+/// Messages that were sent last, for damage.
+const MAX_RECENT: usize = 32;
+/// Ticks of one node at one moment after which it is said to spin.
+const SPINS: u32 = 100;
+/// How long a round of a settled world is.
+const ROUND: Duration = Duration::from_millis(20);
+/// What one datagram may make an engine allocate: answers, routes (a copy of all addresses), timers.
+const MESSAGE: Bound = Bound::linear(256 << 10, 1 << 10);
+
+/// A message on its way.
+pub struct Mail {
+    from: usize,
+    to: PeerAddr,
+    message: Message,
+}
+
+/// The nodes and what is between them.
+pub struct World {
+    pub(super) now: Time,
+    pub(super) seats: Vec<Seat>,
+    cluster: Option<ClusterId>,
+    log: Vec<(Term, LogMessage)>,
+    term: Term,
+    leader: Option<usize>,
+    /// The raft configuration of the cluster.
+    group: RaftMembers,
+    mail: VecDeque<Mail>,
+    recent: VecDeque<Message>,
+    /// Whom leadership is to be handed to.
+    heir: Option<usize>,
+}
+
+/// Version and digest of the cluster's name: the first bytes of what a node gossips.
+pub fn gossip_head() -> Vec<u8> {
+    static HEAD: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let setup = Setup {
+            nodes: 1,
+            observer: false,
+            non_voter: false,
+            shards: 1,
+            voters: 1,
+            settled: false,
+            expect: 1,
+            timing: 0,
+            seed: 0,
+        };
+        let mut world = World::empty();
+        world.seats = (0..2).map(|at| Seat::new(&setup, at, 2, world.now)).collect();
+        world.input(0, Input::Tick);
+        let gossip = world.recent.iter().find_map(|message| match message {
+            Message::Gossip(packet) => Some(packet[..9].to_vec()),
+            _ => None,
+        });
+        gossip.expect("a node that starts asks its seeds")
+    });
+    HEAD.clone()
+}
+
+impl World {
+    fn empty() -> Self {
+        Self {
+            now: Time(1_000_000_000),
+            seats: Vec::new(),
+            cluster: None,
+            log: Vec::new(),
+            term: Term(0),
+            leader: None,
+            group: RaftMembers::default(),
+            mail: VecDeque::new(),
+            recent: VecDeque::new(),
+            heir: None,
+        }
+    }
+
+    /// Nodes that have started.
+    pub fn new(setup: &Setup) -> Self {
+        let mut world = Self::empty();
+        let count = usize::from(setup.nodes) % 4 + 1;
+        world.seats = (0..count)
+            .map(|at| Seat::new(setup, at, count, world.now))
+            .collect();
+        if setup.settled {
+            world.settle_in(usize::from(setup.voters) % 5 + 1);
+        }
+        for at in 0..count {
+            world.input(at, Input::Tick);
+        }
+        world
+    }
+
+    /// All members are in a raft group whose log holds entries.
+    fn settle_in(&mut self, voters: usize) {
+        self.cluster = Some(CLUSTER);
+        let members = self.seats.iter().filter(|seat| seat.is_member());
+        let members: Vec<(RaftId, _)> = members.map(|seat| (seat.raft_id(), seat.addr())).collect();
+        let may_vote = self.seats.iter().filter(|seat| seat.may_vote());
+        self.group.voters = vec![may_vote.map(Seat::raft_id).take(voters).collect()];
+        self.group.members = members.into_iter().collect();
+        for at in 0..self.seats.len() {
+            if self.seats[at].is_member() {
+                self.seats[at].holds = Some((CLUSTER, false));
+                let told = Input::Initialised {
+                    cluster: CLUSTER,
+                    only_own: false,
+                };
+                self.input(at, told);
+                self.tell_members(at);
+            }
+        }
+    }
+
+    /// Does all steps.
+    pub fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.step(step);
+        }
+    }
+
+    fn at(&self, at: u8) -> usize {
+        usize::from(at) % self.seats.len()
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Wait(ms) => self.now = self.now + Duration::from_millis(u64::from(*ms)),
+            Step::WaitShort(us) => self.now = self.now + Duration::from_micros(u64::from(*us)),
+            Step::Due(times) => (0..times % 16 + 1).for_each(|_| self.fire()),
+            Step::Tick(at) => self.input(self.at(*at), Input::Tick),
+            Step::Settle(rounds) => (0..rounds % 12 + 1).for_each(|_| self.round()),
+            Step::Deliver { mail, keep } => self.deliver(usize::from(*mail), *keep),
+            Step::DropMail => self.mail.clear(),
+            Step::Hostile { to, from, message } => self.hostile(self.at(*to), from, message),
+            Step::Elect { at, heard } => self.elect(self.at(*at), *heard),
+            Step::LeaderLost(at) => self.lose_leader(self.at(*at)),
+            Step::Apply { at, most } => self.apply(self.at(*at), usize::from(*most)),
+            Step::Append(entry) => self.append(entry),
+            Step::Install { at, of } => {
+                let bytes = self.seats[self.at(*of)].replica.encode();
+                if self.seats[self.at(*of)].applied > self.seats[self.at(*at)].applied {
+                    self.install(self.at(*at), &bytes, self.seats[self.at(*of)].applied);
+                }
+            }
+            Step::InstallBytes { at, bytes } => {
+                self.install(self.at(*at), bytes, self.log.len());
+            }
+            Step::QuorumAck { at, ago } => self.quorum(self.at(*at), u64::from(*ago)),
+            Step::Members(at) => self.tell_members(self.at(*at)),
+            Step::Changed { at, done } => self.change_members(self.at(*at), *done),
+            Step::ClockJumped(at) => self.input(self.at(*at), Input::ClockJumped),
+            Step::Hook { at, which, ok } => {
+                let at = self.at(*at);
+                if let Some(input) = self.seats[at].end_hook(usize::from(*which), *ok) {
+                    self.input(at, input);
+                }
+            }
+            Step::TagsPulled {
+                at,
+                from,
+                version,
+                tags,
+            } => {
+                let input = Input::TagsPulled {
+                    from: self.peer(from).instance,
+                    version: version.at(1),
+                    tags: tags.as_ref().map(hostile::HostileTags::tags),
+                };
+                self.input(self.at(*at), input);
+            }
+            Step::Store(at) => self.work_on_store(self.at(*at)),
+            Step::Observed {
+                at,
+                leader,
+                real,
+                map,
+            } => {
+                let map = if *real {
+                    self.newest_replica().committed.clone()
+                } else if let Ok(map) = decode_map(map) {
+                    Arc::new(map)
+                } else {
+                    return;
+                };
+                let leader = leader.map(hostile::name);
+                self.input(self.at(*at), Input::Observed { leader, map });
+            }
+            Step::Superseded { at, by } => {
+                let at = self.at(*at);
+                let boot = self.seats[at].instance.boot.0;
+                let by = by.map(|by| funk::ids::BootId(by.at(boot)));
+                self.input(at, Input::Superseded { by });
+            }
+            Step::Leave(at) => self.input(self.at(*at), Input::Leave),
+            Step::StepDown(at) => self.input(self.at(*at), Input::StepDown),
+            Step::Stop(at) => self.input(self.at(*at), Input::Stop),
+            Step::SetTags { at, tags } => {
+                let at = self.at(*at);
+                if self.seats[at].engine.state() != NodeState::Invalid {
+                    self.seats[at].engine.set_tags(self.now, tags.tags());
+                    self.drain(at);
+                }
+            }
+            Step::Restart(at) => self.restart(self.at(*at)),
+        }
+    }
+
+    // Inputs and outputs.
+
+    /// Gives an engine an input, checks it and does what it wants.
+    pub(super) fn input(&mut self, at: usize, input: Input) {
+        self.seats[at].engine.handle_input(self.now, input);
+        self.drain(at);
+    }
+
+    fn drain(&mut self, at: usize) {
+        let wanted = self.seats[at].drain();
+        for (to, message) in wanted.sent {
+            if self.recent.len() == MAX_RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(message.clone());
+            if self.mail.len() == MAX_MAIL {
+                self.mail.pop_front();
+            }
+            self.mail.push_back(Mail {
+                from: at,
+                to,
+                message,
+            });
+        }
+        for (term, message) in wanted.proposed {
+            let leads = self.leader == Some(at) && term == self.term;
+            if leads && self.log.len() < MAX_LOG {
+                self.log.push((term, message));
+            }
+        }
+        if let Some(heir) = wanted.heir {
+            self.heir = self.seats.iter().position(|seat| seat.raft_id() == heir);
+        }
+    }
+
+    /// The earliest timer fires.
+    fn fire(&mut self) {
+        let live = |seat: &Seat| seat.engine.state() != NodeState::Invalid;
+        let due = |(at, seat): (usize, &Seat)| {
+            let due = seat.engine.poll_timeout().filter(|_| live(seat))?;
+            Some((due, at))
+        };
+        if let Some((due, at)) = self.seats.iter().enumerate().filter_map(due).min() {
+            self.now = self.now.max(due);
+            self.input(at, Input::Tick);
+            self.check_progress(at);
+        }
+    }
+
+    /// Time must pass before a node asks for another tick, and another.
+    fn check_progress(&mut self, at: usize) {
+        for _ in 0..SPINS {
+            let seat = &self.seats[at];
+            let again = seat.engine.poll_timeout().is_some_and(|due| due <= self.now);
+            if !again || seat.engine.state() == NodeState::Invalid {
+                return;
+            }
+            self.input(at, Input::Tick);
+        }
+        let due = self.seats[at].engine.poll_timeout();
+        panic!("n{at} asks for a tick at {due:?}, again and again; it is {:?}", self.now);
+    }
+
+    /// A little time in which nothing goes wrong.
+    fn round(&mut self) {
+        self.now = self.now + ROUND;
+        for at in 0..self.seats.len() {
+            self.work_on_store(at);
+            if self.seats[at].has_left {
+                self.input(at, Input::Stop);
+            }
+        }
+        if let Some(heir) = self.heir.take() {
+            self.elect(heir, u8::MAX);
+        } else if self.leader.is_none() {
+            let holder = self.seats.iter().position(|seat| self.may_lead(seat));
+            holder.into_iter().for_each(|at| self.elect(at, u8::MAX));
+        }
+        for _ in 0..self.mail.len() {
+            self.deliver(0, false);
+        }
+        for at in 0..self.seats.len() {
+            self.quorum(at, 0);
+            self.apply(at, usize::MAX);
+            self.change_members(at, true);
+            while let Some(input) = self.seats[at].end_hook(0, true) {
+                self.input(at, input);
+            }
+            self.tell_members(at);
+            self.input(at, Input::Tick);
+            self.check_progress(at);
+        }
+    }
+
+    // The network.
+
+    fn deliver(&mut self, which: usize, keep: bool) {
+        let which = which % self.mail.len().max(1);
+        let Some(mail) = self.mail.remove(which) else {
+            return;
+        };
+        let is_there = |seat: &Seat| {
+            let meant = mail.to.node.as_ref().is_none_or(|node| *node == seat.instance.node);
+            seat.addr() == mail.to.addr && meant
+        };
+        let to = self.seats.iter().position(is_there);
+        let sender = &self.seats[mail.from];
+        let from = Peer {
+            instance: sender.instance.clone(),
+            kind: PeerKind::Node,
+            addr: sender.addr(),
+        };
+        let message = mail.message.clone();
+        if keep {
+            self.mail.push_back(mail);
+        }
+        if let Some(to) = to {
+            self.input(to, Input::Message { from, message });
+        }
+    }
+
+    fn peer(&self, from: &From) -> Peer {
+        let node = hostile::name(from.node);
+        let run = self.seats.iter().find(|seat| seat.instance.node == node);
+        let right = run.map_or(1, |seat| seat.instance.boot.0);
+        let boot = funk::ids::BootId(from.boot.at(right));
+        Peer {
+            instance: Instance { node, boot },
+            kind: PeerKind::Node,
+            addr: addr(from.elsewhere.unwrap_or(from.node)),
+        }
+    }
+
+    fn hostile(&mut self, to: usize, from: &From, message: &HostileMessage) {
+        let from = self.peer(from);
+        let committed = self.newest_replica().committed.clone();
+        let head = gossip_head();
+        let seat = &self.seats[to];
+        let truth = Truth {
+            now: self.now,
+            term: self.term.0,
+            index: self.log.len() as u64,
+            cluster: seat.engine.cluster().or(self.cluster).unwrap_or(CLUSTER),
+            committed: &committed,
+            boot: seat.instance.boot,
+            sender: &from.instance,
+            receiver: &seat.instance,
+            gossip_head: &head,
+        };
+        let datagram = message.datagram(&truth, self.recent.make_contiguous());
+        let Ok(message) = decode_datagram(&datagram) else {
+            return;
+        };
+        let (now, engine) = (self.now, &mut self.seats[to].engine);
+        let input = Input::Message { from, message };
+        MESSAGE.hold(datagram.len(), || engine.handle_input(now, input));
+        self.drain(to);
+    }
+
+    // Raft.
+
+    fn newest_replica(&self) -> &Replicated {
+        let newest = self.seats.iter().max_by_key(|seat| seat.applied);
+        &newest.expect("there is a node").replica
+    }
+
+    fn may_lead(&self, seat: &Seat) -> bool {
+        let holds = seat.holds.map(|(cluster, _)| cluster);
+        let is_up = seat.engine.state() != NodeState::Invalid;
+        seat.may_vote() && is_up && holds.is_some() && (self.cluster.is_none() || holds == self.cluster)
+    }
+
+    fn elect(&mut self, at: usize, heard: u8) {
+        if !self.may_lead(&self.seats[at]) {
+            return;
+        }
+        if self.cluster.is_none() {
+            self.cluster = self.seats[at].holds.map(|(cluster, _)| cluster);
+            self.group = self.seats[at].group.clone();
+        }
+        self.term = Term(self.term.0 + 1);
+        self.leader = Some(at);
+        let leader = Some(self.seats[at].raft_id());
+        for to in 0..self.seats.len() {
+            let holds = self.seats[to].holds.map(|(cluster, _)| cluster);
+            let hears = to == at || (heard & (1 << to) != 0 && holds == self.cluster);
+            if !hears {
+                continue;
+            }
+            let seat = &mut self.seats[to];
+            (seat.term, seat.leads_since) = (self.term, (to == at).then_some(self.now));
+            let leadership = Leadership {
+                term: self.term,
+                leader: leader.clone(),
+                is_leader: to == at,
+            };
+            self.input(to, Input::Leadership(leadership));
+        }
+    }
+
+    /// A leader that hears no quorum goes on as one, but is shown as knowing no leader (rule L6).
+    fn lose_leader(&mut self, at: usize) {
+        let seat = &self.seats[at];
+        let leadership = Leadership {
+            term: seat.term,
+            leader: None,
+            is_leader: seat.leads_since.is_some(),
+        };
+        self.input(at, Input::Leadership(leadership));
+    }
+
+    fn quorum(&mut self, at: usize, ago: u64) {
+        let seat = &self.seats[at];
+        if let Some(since) = seat.leads_since {
+            let sent_at = since.max(self.now - Duration::from_millis(ago));
+            let term = seat.term;
+            self.input(at, Input::QuorumAck { term, sent_at });
+        }
+    }
+
+    /// The node belongs to the cluster or may be let in: the log of another cluster is refused.
+    fn joins(&mut self, at: usize) -> bool {
+        let seat = &mut self.seats[at];
+        let Some(cluster) = self.cluster.filter(|_| seat.is_member()) else {
+            return false;
+        };
+        match seat.holds {
+            Some((held, false)) => held == cluster,
+            // Rule M0 and the gate: a leader's entries come only where they are accepted.
+            Some((held, true)) if held != cluster => false,
+            _ if seat.engine.cluster() != Some(cluster) => false,
+            _ => {
+                seat.holds = Some((cluster, false));
+                // Entries have come: what was to be thrown away is kept.
+                seat.abandons = false;
+                seat.initialises = None;
+                let only_own = false;
+                self.input(at, Input::Initialised { cluster, only_own });
+                true
+            }
+        }
+    }
+
+    fn apply(&mut self, at: usize, most: usize) {
+        if self.seats[at].applied >= self.log.len() || !self.joins(at) {
+            return;
+        }
+        for _ in 0..most {
+            let seat = &mut self.seats[at];
+            let Some((term, message)) = self.log.get(seat.applied).cloned() else {
+                return;
+            };
+            seat.applied += 1;
+            // Index 0 is raft's own.
+            let index = LogIndex(seat.applied as u64);
+            let change = seat.replica.apply(index, term, &message);
+            if !matches!(change, Change::App(_)) {
+                let applied = Input::Applied {
+                    index,
+                    term,
+                    change,
+                };
+                self.input(at, applied);
+            }
+        }
+    }
+
+    fn append(&mut self, entry: &HostileEntry) {
+        if self.leader.is_none() || self.log.len() >= MAX_LOG {
+            return;
+        }
+        let committed = self.newest_replica().committed.clone();
+        let nobody = self.seats[0].instance.clone();
+        let truth = Truth {
+            now: self.now,
+            term: self.term.0,
+            index: self.log.len() as u64,
+            cluster: CLUSTER,
+            committed: &committed,
+            boot: nobody.boot,
+            sender: &nobody,
+            receiver: &nobody,
+            gossip_head: &[],
+        };
+        let readable = |message: LogMessage| LogMessage::decode(&message.encode()).ok();
+        if let Some(message) = entry.message(&truth).and_then(readable) {
+            self.log.push((self.term, message));
+        }
+    }
+
+    /// A snapshot of the first `until` entries. What it holds cannot be newer than they are.
+    fn install(&mut self, at: usize, bytes: &[u8], until: usize) {
+        let Ok(replicated) = Replicated::decode(bytes) else {
+            return;
+        };
+        let fits = until > self.seats[at].applied && replicated.latest().0 <= until as u64;
+        if fits && self.joins(at) {
+            let seat = &mut self.seats[at];
+            (seat.applied, seat.replica) = (until, replicated.clone());
+            self.input(at, Input::Installed(replicated));
+        }
+    }
+
+    fn tell_members(&mut self, at: usize) {
+        let seat = &self.seats[at];
+        let Some((cluster, _)) = seat.holds else {
+            return;
+        };
+        let mut members = if Some(cluster) == self.cluster {
+            self.group.clone()
+        } else {
+            seat.group.clone()
+        };
+        if seat.leads_since.is_some() {
+            let matched = |seat: &Seat| (seat.raft_id(), LogIndex(seat.applied as u64));
+            members.matched = self.seats.iter().map(matched).collect();
+            members.last_index = LogIndex(self.log.len() as u64);
+        }
+        self.input(at, Input::RaftMembers(members));
+    }
+
+    fn change_members(&mut self, at: usize, done: bool) {
+        let Some(change) = self.seats[at].change.take() else {
+            return;
+        };
+        let done = done && self.leader == Some(at);
+        if done {
+            self.group.voters = vec![change.voters];
+            self.group.members = change.members;
+            self.tell_members(at);
+        }
+        self.input(at, Input::MembersChanged { done });
+    }
+
+    /// An initialisation, or the exchange of the store for an empty one.
+    fn work_on_store(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        if std::mem::take(&mut seat.abandons) {
+            let holds_entries = seat.holds.is_some_and(|(_, only_own)| !only_own);
+            if !holds_entries {
+                if self.leader == Some(at) {
+                    self.leader = None;
+                }
+                let store = seat.replace_store();
+                self.input(at, Input::StoreReplaced(store));
+            }
+        } else if let Some((cluster, members)) = seat.initialises.take() {
+            let voters: BTreeSet<RaftId> = members.keys().cloned().collect();
+            seat.holds = Some((cluster, true));
+            seat.group = RaftMembers {
+                voters: vec![voters],
+                members,
+                ..RaftMembers::default()
+            };
+            let only_own = true;
+            self.input(at, Input::Initialised { cluster, only_own });
+            self.tell_members(at);
+        }
+    }
+
+    /// The node starts again. Its store says what it belongs to before anything else.
+    fn restart(&mut self, at: usize) {
+        if self.leader == Some(at) {
+            self.leader = None;
+        }
+        let count = self.seats.len();
+        self.seats[at].restart(count, self.now);
+        if let Some((cluster, only_own)) = self.seats[at].holds {
+            self.input(at, Input::Initialised { cluster, only_own });
+            if self.seats[at].applied > 0 {
+                let replica = self.seats[at].replica.clone();
+                self.input(at, Input::Installed(replica));
+            }
+            self.tell_members(at);
+            self.lose_leader(at);
+        } else {
+            self.input(at, Input::Tick);
+        }
+    }
+
+    /// Situations that the engines have counted, for the generator of seeds.
+    pub fn situations(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = BTreeMap::new();
+        for (name, count) in self.seats.iter().flat_map(|seat| seat.engine.counters().iter()) {
+            *all.entry(name).or_default() += count;
+        }
+        all.insert("entries", self.log.len() as u64);
+        let open = self.seats.iter().map(|seat| seat.open.len() as u64);
+        all.insert("shards open", open.sum());
+        all
+    }
+
+    /// The messages that were sent last.
+    pub fn sent(&self) -> impl Iterator<Item = &Message> {
+        self.recent.iter()
+    }
+
+    /// The entries of the log.
+    pub fn entries(&self) -> impl Iterator<Item = &LogMessage> {
+        self.log.iter().map(|(_, message)| message)
+    }
+
+    /// What each node has made of the entries.
+    pub fn replicas(&self) -> impl Iterator<Item = &Replicated> {
+        self.seats.iter().map(|seat| &seat.replica)
+    }
+}
