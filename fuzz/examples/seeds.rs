@@ -34,8 +34,14 @@ const MOST_RUNS: usize = 24;
 /// The golden bytes of `core/src/raft/rpc.rs`: a vote, a heartbeat, a part of a snapshot, a reply.
 const RAFT: [(&str, &str); 4] = [
     ("vote", "0107026e3101026e3202010301026e3101000000"),
-    ("heartbeat", "0107026e3101026e3202000301026e3101010102ac020000"),
-    ("snapshot", "0107026e3101026e3202040301026e3101010000000000010302aabb"),
+    (
+        "heartbeat",
+        "0107026e3101026e3202000301026e3101010102ac020000",
+    ),
+    (
+        "snapshot",
+        "0107026e3101026e3202040301026e3101010000000000010302aabb",
+    ),
     ("reply", "010002"),
 ];
 
@@ -61,7 +67,11 @@ fn main() -> Result<(), Failure> {
     put_maps(&put)?;
     put_streams(&put)?;
     // The golden bytes of `transport-quic/src/hello.rs`, without the length.
-    put("hello", "hello", b"\x04test\x02n1\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x09")?;
+    put(
+        "hello",
+        "hello",
+        b"\x04test\x02n1\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x09",
+    )?;
     if !corpus.join("certificate_names").exists() {
         put_certificates(&put)?;
     }
@@ -112,7 +122,11 @@ fn messages() -> Vec<(String, Vec<u8>)> {
     let mut messages = Vec::new();
     for mut world in [World::new(&setup(3, false)), World::new(&setup(4, true))] {
         for round in 0..60 {
-            let step = if round == 50 { Step::Leave(1) } else { Step::Settle(0) };
+            let step = if round == 50 {
+                Step::Leave(1)
+            } else {
+                Step::Settle(0)
+            };
             world.run(&[step]);
             for message in world.sent() {
                 let kind = match message {
@@ -123,7 +137,10 @@ fn messages() -> Vec<(String, Vec<u8>)> {
                 };
                 let bytes = encode_datagram(message).to_vec();
                 let name = format!("{kind}-{}", bytes.len());
-                let of_kind = seen.iter().filter(|n: &&String| n.starts_with(kind)).count();
+                let of_kind = seen
+                    .iter()
+                    .filter(|n: &&String| n.starts_with(kind))
+                    .count();
                 if of_kind < 6 && seen.insert(name.clone()) {
                     messages.push((name, bytes));
                 }
@@ -159,10 +176,18 @@ fn put_maps(put: Put<'_>) -> Result<(), Failure> {
     let mut weighted = contiguous.clone();
     weighted.weights = Some((0..2_000).map(|shard| shard % 3 + 1).collect());
     let many = place(&ShardMap::empty(), 20, &candidates(40), &BTreeSet::new());
-    for (name, assignment) in [("contiguous", contiguous), ("weighted", weighted), ("members", many)] {
+    for (name, assignment) in [
+        ("contiguous", contiguous),
+        ("weighted", weighted),
+        ("members", many),
+    ] {
         let map = ShardMap::empty().apply_assignment(LogIndex(900), &assignment)?;
         put("shard_map", name, &encode_map(&map))?;
-        put("shard_map_delta", &format!("full-{name}"), &encode_assignment(&assignment, None))?;
+        put(
+            "shard_map_delta",
+            &format!("full-{name}"),
+            &encode_assignment(&assignment, None),
+        )?;
     }
     put("shard_map", "scattered", &encode_map(base()))?;
     put("shard_map", "empty", &encode_map(&ShardMap::empty()))?;
@@ -187,9 +212,17 @@ fn put_streams(put: Put<'_>) -> Result<(), Failure> {
         bytes
     };
     let large = [7; 700];
-    put("stream_frames", "call", &stream(StreamKind::Call, &[b"a request"]))?;
+    put(
+        "stream_frames",
+        "call",
+        &stream(StreamKind::Call, &[b"a request"]),
+    )?;
     put("stream_frames", "tags", &stream(StreamKind::Tags, &[b""]))?;
-    put("stream_frames", "several", &stream(StreamKind::Raft, &[b"one", &large, b"", b"four"]))?;
+    put(
+        "stream_frames",
+        "several",
+        &stream(StreamKind::Raft, &[b"one", &large, b"", b"four"]),
+    )?;
     let mut cut = stream(StreamKind::ClientCall, &[b"a request that is"]);
     cut.extend_from_slice(&[255, 255, 127, 0, 1]);
     put("stream_frames", "cut-off", &cut)
@@ -198,7 +231,11 @@ fn put_streams(put: Put<'_>) -> Result<(), Failure> {
 fn put_certificates(put: Put<'_>) -> Result<(), Failure> {
     let authority = Authority::new()?;
     let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
-    put("certificate_names", "authority", &der(authority.certificate_pem())?)?;
+    put(
+        "certificate_names",
+        "authority",
+        &der(authority.certificate_pem())?,
+    )?;
     let name = NodeId::new("n1")?;
     for (called, name) in [
         ("node", PeerName::Node(name.clone())),
@@ -219,14 +256,27 @@ fn runs() -> Vec<Vec<u8>> {
     for _ in 0..TRIES {
         let mut bytes = vec![0; 32 + random.next_u32() as usize % 1_000];
         random.fill_bytes(&mut bytes);
-        let Some(world) = run_world(&bytes) else { continue };
-        let situations: Vec<_> = world.situations().into_iter().filter(|&(_, n)| n > 0).collect();
-        let news = situations.iter().filter(|(name, _)| !seen.contains(name)).count();
+        let Some(world) = run_world(&bytes) else {
+            continue;
+        };
+        let situations: Vec<_> = world
+            .situations()
+            .into_iter()
+            .filter(|&(_, n)| n > 0)
+            .collect();
+        let news = situations
+            .iter()
+            .filter(|(name, _)| !seen.contains(name))
+            .count();
         if news > 0 && runs.len() < MOST_RUNS {
             seen.extend(situations.iter().map(|(name, _)| *name));
             runs.push(bytes);
         }
     }
-    eprintln!("{} runs with {} situations: {seen:?}", runs.len(), seen.len());
+    eprintln!(
+        "{} runs with {} situations: {seen:?}",
+        runs.len(),
+        seen.len()
+    );
     runs
 }

@@ -1,13 +1,7 @@
 //! Counts what a decoder allocates and holds it to a bound.
 
-use std::alloc::System;
-
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
-/// What may be allocated for an input of so many bytes, everything counted that was freed again on the way.
+/// What may be allocated for an input of so many bytes, everything counted that was
+/// freed again on the way; what grows counts anew at every step.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     /// Bytes for any input, the empty one too.
@@ -34,20 +28,20 @@ impl Bound {
         self.constant.saturating_add(grown).min(self.most)
     }
 
-    /// Runs a decoder on `len` bytes. Single-threaded, as fuzz targets are: other threads would be counted too.
+    /// Runs a decoder on `len` bytes.
     ///
     /// # Panics
     ///
     /// If it allocates more than the bound.
     pub fn hold<T>(self, len: usize, decode: impl FnOnce() -> T) -> T {
-        let region = Region::new(ALLOCATOR);
-        let decoded = decode();
-        let allocated = region.change().bytes_allocated;
+        let mut decoded = None;
+        let counted = allocation_counter::measure(|| decoded = Some(decode()));
         let allowed = self.of(len);
         assert!(
-            allocated <= allowed,
-            "{len} bytes made the decoder allocate {allocated} bytes; {allowed} are allowed"
+            counted.bytes_total <= allowed as u64,
+            "{len} bytes made the decoder allocate {} bytes; {allowed} are allowed",
+            counted.bytes_total
         );
-        decoded
+        decoded.expect("it ran")
     }
 }

@@ -16,7 +16,10 @@ pub fn names(bytes: &[u8]) {
     let peer_name = || fuzzing::peer_name(bytes, &mapping);
     if let Ok(name) = CERTIFICATE.hold(bytes.len(), peer_name) {
         let dns_name = mapping.dns_name(&name);
-        assert_eq!(funk_quic::NameMapping::peer_name(&mapping, &dns_name), Some(name));
+        assert_eq!(
+            funk_quic::NameMapping::peer_name(&mapping, &dns_name),
+            Some(name)
+        );
     }
 }
 

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use funk::engine::map_encoding::{
-    decode_assignment, decode_map, encode_assignment, encode_map,
-};
+use funk::engine::map_encoding::{decode_assignment, decode_map, encode_assignment, encode_map};
 use funk::engine::placement::{Candidate, place};
 use funk::engine::replicated::Replicated;
 use funk::engine::shard_map::{Assignment, ShardMap, ack_set};
@@ -18,9 +16,9 @@ use crate::allocation::Bound;
 /// A chunk of 1,024 equal shards takes one byte.
 const SHARDS_PER_BYTE: usize = 1 << 10;
 /// Of a shard: owner, weight and epoch, each first as a symbol in a growing list, then as what it stands for.
-const PER_SHARD: usize = 96;
+const PER_SHARD: usize = 160;
 /// Of an encoded byte of a member (12 at least): its place in a growing list, its name twice.
-const PER_MEMBER_BYTE: usize = 16;
+const PER_MEMBER_BYTE: usize = 32;
 /// Worker id -> position, for the largest worker id.
 const POSITIONS: usize = 4 * MAX_WORKERS;
 /// Bytes of encoded members in the longest input that is looked at.
@@ -124,8 +122,12 @@ fn apply(base: &ShardMap, assignment: &Assignment) {
     assert_eq!(map.assignment(), *assignment);
     assert_eq!(decode_map(&encode_map(&map)).as_ref(), Ok(&map));
     for shard in (0..map.shards()).map(ShardId).take(2_048) {
-        let stays = base.owner(shard) == map.owner(shard) && base.worker(shard) == map.worker(shard);
-        assert_eq!(map.epoch(shard) != Epoch(9), stays && shard.0 < base.shards());
+        let stays =
+            base.owner(shard) == map.owner(shard) && base.worker(shard) == map.worker(shard);
+        assert_eq!(
+            map.epoch(shard) != Epoch(9),
+            stays && shard.0 < base.shards()
+        );
     }
     use_map(&map);
 }
@@ -138,7 +140,8 @@ pub fn snapshot(bytes: &[u8]) {
     let again = Replicated::decode(&replicated.encode());
     assert_eq!(again.as_ref(), Ok(&replicated));
     assert!(replicated.pending.as_ref().is_none_or(|pending| {
-        pending.map.index() > replicated.committed.index() && pending.map.index() == replicated.latest()
+        pending.map.index() > replicated.committed.index()
+            && pending.map.index() == replicated.latest()
     }));
     if let Some(pending) = &replicated.pending {
         use_map(&pending.map);

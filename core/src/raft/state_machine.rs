@@ -215,6 +215,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Err(unreadable("it is of another cluster"));
         }
         let replicated = Replicated::decode(&body.replicated).map_err(unreadable)?;
+        let last = meta.last_log_id.as_ref().map_or(LogIndex(0), index_of);
+        if replicated.latest() > last {
+            return Err(unreadable(
+                "it holds a map that is newer than its last entry",
+            ));
+        }
         let mut state = self.state();
         let application = &mut state.application;
         guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;

@@ -267,14 +267,26 @@ type WireIdentity = (
     NodeId,
     BootId,
     u64,
-    (SocketAddr, StoreId, MemberKind, u16, u64, bool, Option<ClusterId>),
+    (
+        SocketAddr,
+        StoreId,
+        MemberKind,
+        u16,
+        u64,
+        bool,
+        Option<ClusterId>,
+    ),
 );
 
 impl Identity {
     fn wire(&self, truth: &Truth<'_>, of: Option<&Instance>) -> WireIdentity {
         let node = of.map_or_else(|| name(self.node), |instance| instance.node.clone());
         let boot = of.map_or_else(|| BootId(self.boot.at(1)), |instance| instance.boot);
-        let kinds = [MemberKind::Voter, MemberKind::NonVoter, MemberKind::NonMember];
+        let kinds = [
+            MemberKind::Voter,
+            MemberKind::NonVoter,
+            MemberKind::NonMember,
+        ];
         let profile = (
             addr(self.addr),
             StoreId(self.store.at(100 + u64::from(self.node % 12))),
@@ -320,7 +332,11 @@ impl Swim {
             return packet.into();
         }
         let receiver = self.dst_right.then_some(truth.receiver);
-        put(&plain(&(src, self.src_incarnation, self.dst.wire(truth, receiver))));
+        put(&plain(&(
+            src,
+            self.src_incarnation,
+            self.dst.wire(truth, receiver),
+        )));
         let message = self.message % SWIM_MESSAGES;
         put(&[message]);
         match message {
@@ -398,7 +414,11 @@ impl HostileMessage {
                     .collect(),
             }),
             Self::Bootstrap(message) => Message::Bootstrap(message.message(truth)),
-            Self::Damaged { mail: which, changes, cut } => {
+            Self::Damaged {
+                mail: which,
+                changes,
+                cut,
+            } => {
                 let Some(message) = mail.get(usize::from(*which) % mail.len().max(1)) else {
                     return Bytes::new();
                 };
@@ -524,7 +544,10 @@ pub struct HostileTags(Vec<(u8, String)>);
 impl HostileTags {
     /// The tags.
     pub fn tags(&self) -> Tags {
-        let pairs = self.0.iter().map(|(name, value)| (format!("t{name}"), value.clone()));
+        let pairs = self
+            .0
+            .iter()
+            .map(|(name, value)| (format!("t{name}"), value.clone()));
         Tags::try_from(pairs.collect::<BTreeMap<_, _>>()).unwrap_or_default()
     }
 }
@@ -537,7 +560,10 @@ mod tests {
     /// The made-up gossip is gossip: whenever the format changes, this file must follow.
     #[test]
     fn made_up_gossip_is_read_as_it_was_meant() {
-        let instance = Instance { node: name(1), boot: BootId(1) };
+        let instance = Instance {
+            node: name(1),
+            boot: BootId(1),
+        };
         let truth = Truth {
             now: Time(1),
             term: 1,

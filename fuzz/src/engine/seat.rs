@@ -87,8 +87,15 @@ fn config(setup: &Setup, at: usize, count: usize, boot: BootId, store: StoreId) 
         addr: addr(at as u8),
         store,
         kind,
-        seeds: (0..count as u8).filter(|&other| usize::from(other) != at).map(addr).collect(),
-        bootstrap_expect: if settled { 0 } else { u16::from(setup.expect) % 4 + 1 },
+        seeds: (0..count as u8)
+            .filter(|&other| usize::from(other) != at)
+            .map(addr)
+            .collect(),
+        bootstrap_expect: if settled {
+            0
+        } else {
+            u16::from(setup.expect) % 4 + 1
+        },
         shards: u32::from(setup.shards) % 48 + 1,
         voters: usize::from(setup.voters) % 5 + 1,
         timing: timings[usize::from(setup.timing) % timings.len()].clone(),
@@ -199,10 +206,17 @@ impl Seat {
         let mut count = 0;
         while let Some(output) = self.engine.poll_output() {
             count += 1;
-            assert!(count <= MAX_OUTPUTS, "one input, {count} outputs: {output:?}");
+            assert!(
+                count <= MAX_OUTPUTS,
+                "one input, {count} outputs: {output:?}"
+            );
             self.take(output, &mut wanted);
         }
-        assert_eq!(self.state, self.engine.state(), "all steps of the state were told");
+        assert_eq!(
+            self.state,
+            self.engine.state(),
+            "all steps of the state were told"
+        );
         if self.state == NodeState::Invalid {
             self.leads_since = None;
         }
@@ -223,12 +237,18 @@ impl Seat {
             }
             Output::Initialise { cluster, members } => {
                 let own = self.raft_id();
-                assert!(members.contains_key(&own), "{own} is not in its own cluster");
+                assert!(
+                    members.contains_key(&own),
+                    "{own} is not in its own cluster"
+                );
                 self.initialises = Some((cluster, members));
             }
             Output::AbandonLog => self.abandons = true,
             Output::ChangeMembers(change) => {
-                let names_voters = change.voters.iter().all(|id| change.members.contains_key(id));
+                let names_voters = change
+                    .voters
+                    .iter()
+                    .all(|id| change.members.contains_key(id));
                 assert!(names_voters && !change.voters.is_empty(), "{change:?}");
                 self.change = Some(change);
             }

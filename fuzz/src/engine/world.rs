@@ -72,7 +72,9 @@ pub fn gossip_head() -> Vec<u8> {
             seed: 0,
         };
         let mut world = World::empty();
-        world.seats = (0..2).map(|at| Seat::new(&setup, at, 2, world.now)).collect();
+        world.seats = (0..2)
+            .map(|at| Seat::new(&setup, at, 2, world.now))
+            .collect();
         world.input(0, Input::Tick);
         let gossip = world.recent.iter().find_map(|message| match message {
             Message::Gossip(packet) => Some(packet[..9].to_vec()),
@@ -283,14 +285,20 @@ impl World {
     fn check_progress(&mut self, at: usize) {
         for _ in 0..SPINS {
             let seat = &self.seats[at];
-            let again = seat.engine.poll_timeout().is_some_and(|due| due <= self.now);
+            let again = seat
+                .engine
+                .poll_timeout()
+                .is_some_and(|due| due <= self.now);
             if !again || seat.engine.state() == NodeState::Invalid {
                 return;
             }
             self.input(at, Input::Tick);
         }
         let due = self.seats[at].engine.poll_timeout();
-        panic!("n{at} asks for a tick at {due:?}, again and again; it is {:?}", self.now);
+        panic!(
+            "n{at} asks for a tick at {due:?}, again and again; it is {:?}",
+            self.now
+        );
     }
 
     /// A little time in which nothing goes wrong.
@@ -332,7 +340,11 @@ impl World {
             return;
         };
         let is_there = |seat: &Seat| {
-            let meant = mail.to.node.as_ref().is_none_or(|node| *node == seat.instance.node);
+            let meant = mail
+                .to
+                .node
+                .as_ref()
+                .is_none_or(|node| *node == seat.instance.node);
             seat.addr() == mail.to.addr && meant
         };
         let to = self.seats.iter().position(is_there);
@@ -399,7 +411,10 @@ impl World {
     fn may_lead(&self, seat: &Seat) -> bool {
         let holds = seat.holds.map(|(cluster, _)| cluster);
         let is_up = seat.engine.state() != NodeState::Invalid;
-        seat.may_vote() && is_up && holds.is_some() && (self.cluster.is_none() || holds == self.cluster)
+        seat.may_vote()
+            && is_up
+            && holds.is_some()
+            && (self.cluster.is_none() || holds == self.cluster)
     }
 
     fn elect(&mut self, at: usize, heard: u8) {
@@ -613,7 +628,11 @@ impl World {
     /// Situations that the engines have counted, for the generator of seeds.
     pub fn situations(&self) -> BTreeMap<&'static str, u64> {
         let mut all = BTreeMap::new();
-        for (name, count) in self.seats.iter().flat_map(|seat| seat.engine.counters().iter()) {
+        for (name, count) in self
+            .seats
+            .iter()
+            .flat_map(|seat| seat.engine.counters().iter())
+        {
             *all.entry(name).or_default() += count;
         }
         all.insert("entries", self.log.len() as u64);
