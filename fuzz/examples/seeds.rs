@@ -1,8 +1,8 @@
-//! Writes the seed corpora: `cargo run --example seeds`, in this folder.
+//! Writes the seed corpora: `cargo run --example seeds [-- FOLDER]`, in this folder.
 //!
-//! Messages, entries, maps and snapshots are those of a small cluster at work; runs of the engine are the first
-//! random ones that bring about something new. All is the same at every run but the certificates, whose keys are
-//! random: those that are there are kept.
+//! Messages, entries, maps and snapshots are those of a small cluster at work. Runs of the engine are those that bring
+//! about something new: the shortest of those in FOLDER, if one is named (what the fuzzer has learnt), then the first random
+//! ones. Certificates have random keys: those that are there are kept.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -75,7 +75,13 @@ fn main() -> Result<(), Failure> {
     if !corpus.join("certificate_names").exists() {
         put_certificates(&put)?;
     }
-    for (at, bytes) in runs().iter().enumerate() {
+    let learnt = std::env::args()
+        .nth(1)
+        .map_or(Ok(Vec::new()), |folder| learnt(&folder))?;
+    for old in fs::read_dir(corpus.join("engine")).into_iter().flatten() {
+        fs::remove_file(old?.path())?;
+    }
+    for (at, bytes) in runs(learnt).iter().enumerate() {
         put("engine", &format!("run-{at:02}"), bytes)?;
     }
     Ok(())
@@ -248,28 +254,37 @@ fn put_certificates(put: Put<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Random runs, each of which brought about what none before it had.
-fn runs() -> Vec<Vec<u8>> {
-    let mut random = ChaCha8Rng::seed_from_u64(4);
-    let mut seen = BTreeSet::new();
+/// What the fuzzer has learnt, the shortest first.
+fn learnt(folder: &str) -> Result<Vec<Vec<u8>>, Failure> {
     let mut runs = Vec::new();
-    for _ in 0..TRIES {
+    for file in fs::read_dir(folder)? {
+        runs.push(fs::read(file?.path())?);
+    }
+    runs.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    Ok(runs)
+}
+
+fn random_runs() -> impl Iterator<Item = Vec<u8>> {
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    (0..TRIES).map(move |_| {
         let mut bytes = vec![0; 32 + random.next_u32() as usize % 1_000];
         random.fill_bytes(&mut bytes);
+        bytes
+    })
+}
+
+/// Runs, each of which brought about what none before it had.
+fn runs(learnt: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut seen = BTreeSet::new();
+    let mut runs = Vec::new();
+    for bytes in learnt.into_iter().chain(random_runs()) {
         let Some(world) = run_world(&bytes) else {
             continue;
         };
-        let situations: Vec<_> = world
-            .situations()
-            .into_iter()
-            .filter(|&(_, n)| n > 0)
-            .collect();
-        let news = situations
-            .iter()
-            .filter(|(name, _)| !seen.contains(name))
-            .count();
-        if news > 0 && runs.len() < MOST_RUNS {
-            seen.extend(situations.iter().map(|(name, _)| *name));
+        let situations = world.situations().into_iter().filter(|&(_, n)| n > 0);
+        let situations: BTreeSet<_> = situations.map(|(name, _)| name).collect();
+        if runs.len() < MOST_RUNS && !situations.is_subset(&seen) {
+            seen.extend(situations);
             runs.push(bytes);
         }
     }
