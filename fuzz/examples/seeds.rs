@@ -111,14 +111,14 @@ fn setup(nodes: u8, settled: bool) -> Setup {
 /// A cluster that was there, after some seconds.
 fn settled(nodes: u8) -> World {
     let mut world = World::new(&setup(nodes, true));
-    world.run(&vec![Step::Settle(11); 8]);
+    world.run(&vec![Step::settle(11); 8]);
     world
 }
 
 /// The same, in the middle of a change.
 fn moving() -> World {
     let mut world = settled(4);
-    world.run(&[Step::Leave(3), Step::Settle(1), Step::Settle(1)]);
+    world.run(&[Step::Leave(3), Step::settle(1), Step::settle(1)]);
     world
 }
 
@@ -131,7 +131,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
             let step = if round == 50 {
                 Step::Leave(1)
             } else {
-                Step::Settle(0)
+                Step::settle(0)
             };
             world.run(&[step]);
             for message in world.sent() {

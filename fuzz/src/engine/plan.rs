@@ -44,6 +44,30 @@ pub struct Setup {
     pub seed: u8,
 }
 
+/// What does not go on in a round; by default it does.
+#[derive(Arbitrary, Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// No hook and no drain ends.
+    pub hooks: bool,
+    /// No message arrives.
+    pub mail: bool,
+    /// No quorum answers.
+    pub quorum: bool,
+    /// No entry is applied by the nodes of these bits.
+    pub log: u8,
+    /// No change of the configuration ends.
+    pub changes: bool,
+    /// `acquire` hooks fail.
+    pub acquire: bool,
+}
+
+impl Step {
+    /// So many rounds in which all is well.
+    pub fn settle(rounds: u8) -> Self {
+        Self::Settle { rounds, held: None }
+    }
+}
+
 /// One of the nodes, modulo.
 pub type At = u8;
 
@@ -58,8 +82,13 @@ pub enum Step {
     Due(u8),
     /// A node is woken for nothing.
     Tick(At),
-    /// All is well for so many rounds: messages arrive, entries are applied, hooks end, a quorum answers.
-    Settle(u8),
+    /// Some rounds pass.
+    Settle {
+        /// How many, modulo.
+        rounds: u8,
+        /// What does not go on meanwhile; `None`: all is well.
+        held: Option<Held>,
+    },
     /// A message arrives; perhaps it stays on its way and arrives again.
     Deliver {
         /// Which.

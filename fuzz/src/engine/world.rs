@@ -15,7 +15,7 @@ use funk::transport::{Peer, PeerKind};
 use funk::wire::decode_datagram;
 
 use super::hostile::{self, From, HostileEntry, HostileMessage, Truth, addr};
-use super::plan::{Setup, Step};
+use super::plan::{Held, Setup, Step};
 use super::seat::Seat;
 use crate::allocation::Bound;
 
@@ -29,6 +29,8 @@ const MAX_MAIL: usize = 64;
 const MAX_RECENT: usize = 32;
 /// Ticks of one node at one moment after which it is said to spin.
 const SPINS: u32 = 100;
+/// Hooks that end in one round.
+const MAX_HOOKS: usize = 256;
 /// How long a round of a settled world is.
 const ROUND: Duration = Duration::from_millis(20);
 /// What one datagram may make an engine allocate: answers, routes (a copy of all addresses), timers.
@@ -155,7 +157,9 @@ impl World {
             Step::WaitShort(us) => self.now = self.now + Duration::from_micros(u64::from(*us)),
             Step::Due(times) => (0..times % 16 + 1).for_each(|_| self.fire()),
             Step::Tick(at) => self.input(self.at(*at), Input::Tick),
-            Step::Settle(rounds) => (0..rounds % 12 + 1).for_each(|_| self.round()),
+            Step::Settle { rounds, held } => {
+                (0..rounds % 12 + 1).for_each(|_| self.round(held.unwrap_or_default()));
+            }
             Step::Deliver { mail, keep } => self.deliver(usize::from(*mail), *keep),
             Step::DropMail => self.mail.clear(),
             Step::Hostile { to, from, message } => self.hostile(self.at(*to), from, message),
@@ -301,8 +305,8 @@ impl World {
         );
     }
 
-    /// A little time in which nothing goes wrong.
-    fn round(&mut self) {
+    /// A little time in which nothing goes wrong but what is held up.
+    fn round(&mut self, held: Held) {
         self.now = self.now + ROUND;
         for at in 0..self.seats.len() {
             self.work_on_store(at);
@@ -316,14 +320,27 @@ impl World {
             let holder = self.seats.iter().position(|seat| self.may_lead(seat));
             holder.into_iter().for_each(|at| self.elect(at, u8::MAX));
         }
+        if held.mail {
+            self.mail.clear();
+        }
         for _ in 0..self.mail.len() {
             self.deliver(0, false);
         }
         for at in 0..self.seats.len() {
-            self.quorum(at, 0);
-            self.apply(at, usize::MAX);
-            self.change_members(at, true);
-            while let Some(input) = self.seats[at].end_hook(0, true) {
+            if !held.quorum {
+                self.quorum(at, 0);
+            }
+            if held.log & (1 << at) == 0 {
+                self.apply(at, usize::MAX);
+            }
+            if !held.changes {
+                self.change_members(at, true);
+            }
+            let hooks = if held.hooks { 0 } else { MAX_HOOKS };
+            for _ in 0..hooks {
+                let Some(input) = self.seats[at].end_hook(0, !held.acquire) else {
+                    break;
+                };
                 self.input(at, input);
             }
             self.tell_members(at);
