@@ -5,6 +5,8 @@
 //! some are what a peer with a good certificate and bad intentions may send: any message, any entry, any
 //! snapshot, any tags. After every input the invariants are checked and all outputs drained ([`world`]).
 
+pub mod entry;
+mod group;
 pub mod hostile;
 pub mod plan;
 mod seat;

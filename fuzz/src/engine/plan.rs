@@ -2,7 +2,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use super::hostile::{From, HostileEntry, HostileMessage, HostileTags, Number};
+use super::entry::HostileEntry;
+use super::hostile::{From, HostileMessage, HostileTags, Number};
 
 /// Steps past which a plan is cut off.
 pub const MAX_STEPS: usize = 96;
