@@ -13,6 +13,8 @@ pub mod client;
 pub mod cluster;
 mod driver;
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 pub mod ids;
 pub mod key;

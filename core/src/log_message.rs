@@ -265,7 +265,52 @@ mod tests {
         ));
     }
 
+    fn any_message() -> impl Strategy<Value = LogMessage> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+        prop_oneof![
+            ("[a-z0-9]{1,63}", any::<u64>()).prop_map(|(node, boot)| LogMessage::LeaderOpened {
+                leader: Instance {
+                    node: NodeId::new(&node).unwrap(),
+                    boot: BootId(boot),
+                },
+            }),
+            (any::<u64>(), bytes(), "\\PC{0,80}").prop_map(|(base, assignment, reason)| {
+                LogMessage::ProposedShardMap {
+                    base: LogIndex(base),
+                    assignment,
+                    reason,
+                }
+            }),
+            any::<(u64, u64)>().prop_map(|(map, term)| LogMessage::ShardMapCommitted {
+                map: LogIndex(map),
+                term: Term(term),
+            }),
+            (any::<Option<u32>>(), any::<u64>(), bytes()).prop_map(|(shard, epoch, bytes)| {
+                LogMessage::App {
+                    shard: shard.map(ShardId),
+                    epoch: Epoch(epoch),
+                    bytes,
+                }
+            }),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn any_message_comes_back_but_for_the_end_of_a_long_reason(mut message in any_message()) {
+            let decoded = LogMessage::decode(&message.encode());
+            if let LogMessage::ProposedShardMap { reason, .. } = &mut message {
+                reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+            }
+            prop_assert_eq!(decoded, Ok(message));
+        }
+
+        #[test]
+        fn no_part_of_a_message_is_a_message(message in any_message(), cut in any::<prop::sample::Index>()) {
+            let bytes = message.encode();
+            prop_assert!(LogMessage::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        }
+
         #[test]
         fn hostile_bytes_are_errors_or_come_back(mut bytes in prop::collection::vec(any::<u8>(), 0..64), own in any::<bool>()) {
             if own && !bytes.is_empty() { bytes[0] = LOG_VERSION; }

@@ -25,6 +25,8 @@ mod counters;
 mod credentials;
 mod dials;
 mod endpoint;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hello;
 mod link;
 mod names;

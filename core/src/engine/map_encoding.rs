@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::shard_map::{Assignment, AssignmentError, MapMember, ShardMap};
-use crate::ids::{BootId, Epoch, Instance, LogIndex, NodeId, WorkerId};
+use crate::ids::{BootId, Epoch, Instance, LogIndex, NodeId, ShardId, WorkerId};
 use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_WORKERS};
 
 /// Shards whose owners are encoded together.
@@ -511,6 +511,16 @@ impl<'a> Reader<'a> {
             owners[shard..shard + run].fill(worker);
             shard += run;
         }
+        // What the delta leaves as it was may belong to somebody who is a member no more.
+        let mut known = vec![false; MAX_WORKERS + 1];
+        known[0] = true;
+        for member in &members {
+            known[usize::from(member.worker.0)] = true;
+        }
+        if let Some(at) = owners.iter().position(|owner| !known[usize::from(owner.0)]) {
+            let (shard, worker) = (ShardId(at as u32), owners[at]);
+            return Err(AssignmentError::UnknownWorker { shard, worker }.into());
+        }
         Ok(Assignment {
             members,
             owners,
@@ -537,7 +547,6 @@ fn worker_of(members: &[MapMember], symbol: u32) -> WorkerId {
 mod tests {
     use super::super::placement::{Candidate, place};
     use super::*;
-    use crate::ids::ShardId;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -610,6 +619,24 @@ mod tests {
         );
     }
 
+    /// Found by fuzzing: it was read, but could not be written again.
+    #[test]
+    fn a_delta_that_leaves_shards_to_somebody_who_went_is_refused() {
+        let map = scattered(40, 4);
+        let mut next = map.assignment();
+        next.members.remove(2);
+        let mut bytes = vec![DELTA];
+        put_number(&mut bytes, map.index().0);
+        put_members(&mut bytes, &next.members);
+        let refused = decode_assignment(&bytes, &map).unwrap_err();
+        let MapDecodeError::Inconsistent(AssignmentError::UnknownWorker { shard, worker }) =
+            refused
+        else {
+            panic!("{refused:?}");
+        };
+        assert_eq!((map.worker(shard), worker), (WorkerId(3), WorkerId(3)));
+    }
+
     #[test]
     fn lookups_survive_the_way_through_bytes() {
         let map = scattered(3_000, 7);
@@ -632,7 +659,29 @@ mod tests {
             let map = map.apply_assignment(LogIndex(900), &next).unwrap();
             prop_assert_eq!(&decode_map(&encode_map(&map)).unwrap(), &map);
             let full = encode_assignment(&next, None);
-            prop_assert_eq!(decode_assignment(&full, &ShardMap::empty()).unwrap(), next);
+            prop_assert_eq!(&decode_assignment(&full, &ShardMap::empty()).unwrap(), &next);
+            let delta = encode_assignment(&next, Some(&map));
+            prop_assert!(delta.len() <= full.len());
+            prop_assert_eq!(decode_assignment(&delta, &map).unwrap(), next);
+        }
+
+        /// Whatever moves, and from whom to whom: nobody is an owner too.
+        #[test]
+        fn any_delta_comes_back(
+            moves in prop::collection::btree_map(0usize..1_500, 0u16..5, 0..120),
+            stay in any::<bool>(),
+        ) {
+            let map = scattered(1_500, 4);
+            let mut next = map.assignment();
+            for (shard, worker) in moves {
+                next.owners[shard] = WorkerId(worker);
+            }
+            if !stay {
+                next.members.retain(|member| member.worker != WorkerId(3));
+                next.owners.iter_mut().filter(|owner| **owner == WorkerId(3)).for_each(|owner| *owner = WorkerId(0));
+            }
+            let bytes = encode_assignment(&next, Some(&map));
+            prop_assert_eq!(decode_assignment(&bytes, &map).unwrap(), next);
         }
 
         #[test]
@@ -640,7 +689,11 @@ mod tests {
             if let Ok(map) = decode_map(&bytes) {
                 prop_assert_eq!(decode_map(&encode_map(&map)).unwrap(), map);
             }
-            let _ = decode_assignment(&bytes, &scattered(100, 3));
+            let base = scattered(100, 3);
+            if let Ok(assignment) = decode_assignment(&bytes, &base) {
+                let again = encode_assignment(&assignment, Some(&base));
+                prop_assert_eq!(decode_assignment(&again, &base).unwrap(), assignment);
+            }
         }
 
         #[test]

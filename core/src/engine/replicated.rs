@@ -252,9 +252,17 @@ impl Replicated {
         let pending = match encoded.pending {
             None => None,
             Some((map, term, acks)) => {
-                let map = Arc::new(decode_map(&map).map_err(|e| unreadable(&e))?);
+                let map = decode_map(&map).map_err(|e| unreadable(&e))?;
+                if map.index() <= committed.index() {
+                    return Err(unreadable(
+                        &"the proposal is not newer than the map in force",
+                    ));
+                }
+                if committed.shards() != 0 && map.shards() != committed.shards() {
+                    return Err(unreadable(&"the proposal has another number of shards"));
+                }
                 Some(Pending {
-                    map,
+                    map: Arc::new(map),
                     term,
                     ack_set: Arc::new(acks.into_iter().collect()),
                 })
@@ -265,5 +273,94 @@ impl Replicated {
             pending,
             opened: encoded.opened,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::map_encoding::encode_assignment;
+    use super::super::shard_map::tests::member;
+    use super::*;
+    use crate::ids::WorkerId;
+    use proptest::prelude::*;
+
+    /// Shards that alternate between two nodes, from the first or from the second.
+    fn assignment(shards: usize, first: u16) -> Assignment {
+        let owner = |shard: usize| WorkerId((shard as u16 + first) % 2 + 1);
+        Assignment {
+            members: vec![member("a", 1, 1), member("b", 2, 2)],
+            owners: (0..shards).map(owner).collect(),
+            weights: None,
+        }
+    }
+
+    fn propose(replicated: &mut Replicated, index: u64, assignment: &Assignment) {
+        let message = LogMessage::ProposedShardMap {
+            base: replicated.committed.index(),
+            assignment: encode_assignment(assignment, Some(&replicated.committed)),
+            reason: String::new(),
+        };
+        let change = replicated.apply(LogIndex(index), Term(1), &message);
+        assert!(matches!(change, Change::Proposed { .. }), "{change:?}");
+    }
+
+    /// A map of 9 shards in force since entry 3, and one that is proposed in entry 5.
+    fn in_a_change() -> Replicated {
+        let mut replicated = Replicated::default();
+        let leader = member("a", 1, 1).instance;
+        replicated.apply(LogIndex(2), Term(1), &LogMessage::LeaderOpened { leader });
+        propose(&mut replicated, 3, &assignment(9, 0));
+        let (map, term) = (LogIndex(3), Term(1));
+        let commit = LogMessage::ShardMapCommitted { map, term };
+        replicated.apply(LogIndex(4), Term(1), &commit);
+        propose(&mut replicated, 5, &assignment(9, 1));
+        replicated
+    }
+
+    #[test]
+    fn p3_a_snapshot_holds_the_undecided_proposal() {
+        let replicated = in_a_change();
+        assert_eq!(replicated.latest(), LogIndex(5));
+        assert_eq!(Replicated::decode(&replicated.encode()), Ok(replicated));
+    }
+
+    /// A proposal that is not newer than the map in force cannot have been applied after it.
+    #[test]
+    fn a_snapshot_whose_proposal_is_not_newer_is_refused() {
+        let mut replicated = in_a_change();
+        let older = ShardMap::empty().apply_assignment(LogIndex(2), &assignment(9, 1));
+        let pending = replicated.pending.as_mut().unwrap();
+        pending.map = Arc::new(older.unwrap());
+        assert!(Replicated::decode(&replicated.encode()).is_err());
+        replicated.pending.as_mut().unwrap().map = replicated.committed.clone();
+        assert!(Replicated::decode(&replicated.encode()).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_whose_proposal_has_another_number_of_shards_is_refused() {
+        let mut replicated = in_a_change();
+        let other = ShardMap::empty().apply_assignment(LogIndex(5), &assignment(8, 1));
+        replicated.pending.as_mut().unwrap().map = Arc::new(other.unwrap());
+        assert!(Replicated::decode(&replicated.encode()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_snapshots_are_errors_or_come_back(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut bytes = in_a_change().encode().to_vec();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
+            if let Ok(replicated) = Replicated::decode(&bytes) {
+                let latest = replicated.latest();
+                prop_assert!(replicated.pending.is_none() || latest > replicated.committed.index());
+                prop_assert_eq!(Replicated::decode(&replicated.encode()), Ok(replicated));
+            }
+        }
     }
 }

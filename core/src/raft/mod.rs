@@ -41,6 +41,7 @@ use crate::transport::Peer;
 mod change;
 mod compact;
 mod facts;
+pub(crate) mod fuzzing;
 mod gate;
 mod log_store;
 mod network;

@@ -215,6 +215,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Err(unreadable("it is of another cluster"));
         }
         let replicated = Replicated::decode(&body.replicated).map_err(unreadable)?;
+        let last = meta.last_log_id.as_ref().map_or(LogIndex(0), index_of);
+        if replicated.latest() > last {
+            return Err(unreadable(
+                "it holds a map that is newer than its last entry",
+            ));
+        }
         let mut state = self.state();
         let application = &mut state.application;
         guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
@@ -268,5 +274,66 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             meta,
             snapshot: bytes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::map_encoding::encode_assignment;
+    use crate::engine::placement::{Candidate, place};
+    use crate::engine::shard_map::ShardMap;
+    use crate::ids::{BootId, Instance, NodeId};
+    use crate::state::NoState;
+
+    /// A map that was proposed in entry 3.
+    fn proposed() -> Replicated {
+        let instance = Instance {
+            node: NodeId::new("a").unwrap(),
+            boot: BootId(1),
+        };
+        let nodes = [Candidate {
+            instance,
+            capacity: 1,
+        }];
+        let assignment = place(&ShardMap::empty(), 4, &nodes, &Default::default());
+        let mut replicated = Replicated::default();
+        let message = LogMessage::ProposedShardMap {
+            base: LogIndex(0),
+            assignment: encode_assignment(&assignment, None),
+            reason: String::new(),
+        };
+        replicated.apply(LogIndex(3), Term(1), &message);
+        replicated
+    }
+
+    /// The entries that follow would be older than the map that they are applied to.
+    #[tokio::test]
+    async fn a_snapshot_with_a_map_that_is_newer_than_its_entries_is_refused() {
+        let body = SnapshotBody {
+            cluster: None,
+            membership: StoredMembership::default(),
+            replicated: proposed().encode(),
+            application: Bytes::new(),
+        };
+        let bytes: Bytes = postcard::to_extend(&body, vec![SNAPSHOT_VERSION])
+            .unwrap()
+            .into();
+        for (last, fits) in [(2, false), (3, true)] {
+            let (facts, mut told) = mpsc::unbounded_channel();
+            let applied = Arc::new(watch::channel(0).0);
+            let stores = Stores::in_memory();
+            let mut machine = StateMachine::new(Box::new(NoState), stores, facts, applied);
+            let meta = SnapshotMeta {
+                last_log_id: Some(openraft::LogId {
+                    leader_id: openraft::vote::leader_id_std::CommittedLeaderId::new(1),
+                    index: last,
+                }),
+                ..SnapshotMeta::default()
+            };
+            let installed = machine.install_snapshot(&meta, bytes.clone()).await;
+            assert_eq!(installed.is_ok(), fits, "{installed:?}");
+            assert_eq!(matches!(told.try_recv(), Ok(Input::Installed(_))), fits);
+        }
     }
 }

@@ -194,6 +194,33 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_ping_and_pong_comes_back(
+            cluster in any::<u128>(),
+            numbers in any::<(u64, u64, u64, u64)>(),
+            stamp in any::<Option<u64>>(),
+            dismissed in any::<bool>(),
+            shards in prop::collection::vec(any::<u32>(), 0..=crate::engine::MAX_UNACQUIRABLE),
+        ) {
+            let (term, boot, map, applied) = numbers;
+            let grant = stamp.map(|stamp| Grant { stamp: Time(stamp), map: LogIndex(map) });
+            let (cluster, term, boot) = (ClusterId(cluster), Term(term), BootId(boot));
+            let ping = Message::Ping(Ping { cluster, term, boot, grant, dismissed });
+            let pong = Message::Pong(Pong {
+                cluster,
+                boot,
+                stamp: Time(map),
+                term,
+                applied: LogIndex(applied),
+                acked: stamp.map(LogIndex),
+                unacquirable: shards.into_iter().map(ShardId).collect(),
+            });
+            for message in [ping, pong] {
+                let encoded = encode_datagram(&message);
+                prop_assert_eq!(decode_datagram(&encoded), Ok(message));
+            }
+        }
+
+        #[test]
         fn hostile_bytes_are_refused_or_stand_for_themselves(
             kind in 0_u8..6,
             content in prop::collection::vec(any::<u8>(), 0..64),

@@ -123,6 +123,12 @@ pub enum MembershipOutput {
     Superseded(BootId),
 }
 
+/// Reads gossip of the cluster of this name and writes it again, for fuzz targets; `None` if it is none.
+pub(crate) fn reencode(cluster: &ClusterName, bytes: &[u8]) -> Option<Bytes> {
+    let digest = NameDigest::of(cluster);
+    Some(digest.encode(&digest.decode(bytes).ok()?))
+}
+
 /// What is known of another node, shown or not.
 #[derive(Debug)]
 struct Known {
