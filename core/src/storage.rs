@@ -51,7 +51,8 @@ impl Storage {
     /// different nodes have in common (I6 of the protocol).
     pub fn look(&self) -> Vec<(LogIndex, Term)> {
         let slot = self.slot();
-        slot.as_ref().map_or_else(Vec::new, |(_, stores)| stores.look())
+        slot.as_ref()
+            .map_or_else(Vec::new, |(_, stores)| stores.look())
     }
 
     /// Whether the log holds this entry, or has held it before it was purged into a snapshot.

@@ -10,11 +10,29 @@ fn main() {
         let mut world = World::new(Plan::swarm(seed), false);
         let one = std::time::Instant::now();
         match finish(&mut world) {
-            Ok(outcome) => { total += outcome.simulated; tally.merge(&outcome.tally);
-              eprintln!("{seed} held {:?} recovered {:?} in {:?} {:016x}", outcome.simulated, outcome.recovered_in, one.elapsed(), outcome.fingerprint); }
-            Err(failure) => { eprintln!("{seed} FAILED {failure} (took {:?})", one.elapsed()); total += failure.at; tally.merge(&failure.tally); }
+            Ok(outcome) => {
+                total += outcome.simulated;
+                tally.merge(&outcome.tally);
+                eprintln!(
+                    "{seed} held {:?} recovered {:?} in {:?} {:016x}",
+                    outcome.simulated,
+                    outcome.recovered_in,
+                    one.elapsed(),
+                    outcome.fingerprint
+                );
+            }
+            Err(failure) => {
+                eprintln!("{seed} FAILED {failure} (took {:?})", one.elapsed());
+                total += failure.at;
+                tally.merge(&failure.tally);
+            }
         }
     }
     print!("{tally}");
-    println!("{:?} simulated in {:?}: {:.0}x", total, began.elapsed(), total.as_secs_f64() / began.elapsed().as_secs_f64());
+    println!(
+        "{:?} simulated in {:?}: {:.0}x",
+        total,
+        began.elapsed(),
+        total.as_secs_f64() / began.elapsed().as_secs_f64()
+    );
 }

@@ -330,10 +330,7 @@ impl SimCluster {
 
     /// Whether every node that is up is operational.
     pub fn is_operational(&self) -> bool {
-        let mut up = self
-            .nodes
-            .keys()
-            .filter(|name| self.simulation.is_up(name));
+        let mut up = self.nodes.keys().filter(|name| self.simulation.is_up(name));
         up.all(|name| {
             let handle = self.handle(name);
             handle.is_some_and(|node| node.state() == funk::NodeState::Operational)

@@ -92,8 +92,13 @@ async fn try_serve(node: &Arc<Node>, from: &Peer, stream: Stream) -> Result<(), 
             let raft = node.raft.load_full()?;
             Some(raft.handle_rpc(from, request).await)
         };
-        let serve =
-            wire::serve_all(environment, stream, MAX_FRAME_BYTES, TRANSFER_WITHIN, answer);
+        let serve = wire::serve_all(
+            environment,
+            stream,
+            MAX_FRAME_BYTES,
+            TRANSFER_WITHIN,
+            answer,
+        );
         return Ok(serve.await?);
     }
     let request =

@@ -264,7 +264,10 @@ mod tests {
             conversations.call(&to, b"a", 100, PATIENCE),
             conversations.call(&to, b"b", 100, PATIENCE)
         );
-        assert_eq!((calls.0.unwrap(), calls.1.unwrap()), ("a".into(), "b".into()));
+        assert_eq!(
+            (calls.0.unwrap(), calls.1.unwrap()),
+            ("a".into(), "b".into())
+        );
         assert_eq!(opened.load(Ordering::SeqCst), 2);
     }
 

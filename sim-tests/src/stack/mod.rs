@@ -1,5 +1,6 @@
 //! The whole stack under simulation: the nodes that ship, on the simulated network, with a load and faults.
 
+mod direct;
 mod faults;
 pub mod plan;
 pub mod record;
@@ -10,6 +11,7 @@ pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use direct::{HandOff, Held, STAGING};
 pub use plan::Plan;
 pub use world::{Failure, Outcome, World};
 
@@ -28,9 +30,7 @@ pub fn finish(world: &mut World) -> Result<Outcome, Box<Failure>> {
         Ok(result) => result.map_err(Box::new),
         Err(panic) => {
             let text = crate::panic_text(panic.as_ref());
-            Err(Box::new(
-                world.failure(Violation::new("no panic", text)),
-            ))
+            Err(Box::new(world.failure(Violation::new("no panic", text))))
         }
     }
 }

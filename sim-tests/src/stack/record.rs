@@ -46,22 +46,29 @@ pub enum Phase {
 #[derive(Debug)]
 pub(super) struct RunView {
     pub(super) instance: Instance,
-    committed: Arc<ShardMap>,
+    pub(super) committed: Arc<ShardMap>,
     pub(super) pending: Option<Pending>,
-    lease: LeaseView,
-    open: Vec<Epoch>,
+    pub(super) lease: LeaseView,
+    pub(super) open: Vec<Epoch>,
     /// Guards in flight, by their numbers: shard and generation of the lease.
     guards: BTreeMap<u64, (ShardId, u64)>,
     pub(super) leads: bool,
-    leader: Option<NodeId>,
-    present: Vec<Instance>,
+    pub(super) leader: Option<NodeId>,
+    pub(super) present: Vec<Instance>,
     pub(super) state: NodeState,
     pub(super) role: Role,
     states: States,
     installs: bool,
-    counters: BTreeMap<&'static str, u64>,
+    pub(super) counters: BTreeMap<&'static str, u64>,
     /// Whether it is asked to leave: it may close what no map takes away.
     pub(super) leaving: bool,
+}
+
+impl RunView {
+    /// Whether it takes itself for the leader: raft says so, and it has not given up for want of a quorum.
+    pub(super) fn acts(&self) -> bool {
+        self.leads && self.leader.as_ref() == Some(&self.instance.node)
+    }
 }
 
 /// A node, through all its runs.
@@ -77,18 +84,18 @@ pub(super) struct NodeView {
 pub struct Record {
     pub(super) now: Duration,
     pub(super) nodes: Vec<NodeView>,
-    maps: SameMaps,
+    pub(super) maps: SameMaps,
     acked: Acked,
-    fencing: Fencing,
+    pub(super) fencing: Fencing,
     /// By cluster: what a node wrote before it gave its own initialisation up is another log.
     pub(super) logs: BTreeMap<ClusterId, RaftLogs>,
     pub(super) tally: Tally,
     /// Shards may stay where they are although balance would move them.
     pins: bool,
     pub(super) phase: Phase,
-    ack_set: Arc<BTreeSet<Instance>>,
-    last_proposed: LogIndex,
-    newest_term: Term,
+    pub(super) ack_set: Arc<BTreeSet<Instance>>,
+    pub(super) last_proposed: LogIndex,
+    pub(super) newest_term: Term,
     /// Elections whose leader's log is still to be looked at.
     elections: Vec<(usize, Term)>,
     guards_given: u64,
@@ -160,7 +167,11 @@ impl Shared {
 
     pub(super) fn write(&self, node: usize, shard: ShardId, epoch: Epoch, live: bool) {
         let mut record = self.lock();
-        let Some(instance) = record.nodes[node].run.as_ref().map(|run| run.instance.clone()) else {
+        let Some(instance) = record.nodes[node]
+            .run
+            .as_ref()
+            .map(|run| run.instance.clone())
+        else {
             return;
         };
         let verdict = record.fencing.write(shard, epoch, &instance, live);
@@ -170,7 +181,9 @@ impl Shared {
     pub(super) fn note_failed_hook(&self, shards: usize) {
         let mut record = self.lock();
         record.pins = true;
-        record.tally.add_many("acquire hooks that failed", shards as u64);
+        record
+            .tally
+            .add_many("acquire hooks that failed", shards as u64);
     }
 }
 
@@ -286,6 +299,11 @@ impl Record {
     /// How many maps came into force.
     pub(super) fn maps(&self) -> usize {
         self.maps.count()
+    }
+
+    /// How many of those who must acknowledge the latest proposal have.
+    pub(super) fn acks(&self) -> usize {
+        self.acked.count_of(self.last_proposed, &self.ack_set)
     }
 
     /// Whether shards may stay where they are although balance would move them.
@@ -495,9 +513,7 @@ impl Record {
 
     /// The node is about to apply its log from the beginning.
     fn restarted(&mut self, node: usize) {
-        self.logs
-            .values_mut()
-            .for_each(|logs| logs.restarted(node));
+        self.logs.values_mut().for_each(|logs| logs.restarted(node));
     }
 
     fn mark_serving(&mut self, node: usize) {
@@ -610,8 +626,6 @@ impl Observer for Watcher {
     }
 
     fn output(&self, engine: &Engine, now: Time, output: &Output) {
-        self.shared
-            .lock()
-            .put_out(self.node, engine, now, output);
+        self.shared.lock().put_out(self.node, engine, now, output);
     }
 }
