@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use program::{engine, replay, run};
+use program::{engine, mutants, replay, run};
 
 /// What a command comes to: whether all is well, or why it could not be carried out.
 type Done = Result<bool, String>;
@@ -36,6 +36,8 @@ enum Command {
     Run(run::Arguments),
     /// Runs one seed or plan and writes down what happens.
     Replay(replay::Arguments),
+    /// Switches each deliberate fault on: which check sees it, and after how many seeds?
+    Mutants(mutants::Arguments),
     /// Production engines over a model raft, without a runtime.
     #[command(subcommand)]
     Engine(engine::Command),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Engine(command) => Ok(engine::run(command)),
     };
     match done {

@@ -25,15 +25,6 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 2)]
         threads: usize,
     },
-    /// Switches each deliberate fault on and counts the schedules until it is caught (needs `--cfg funk_mutants`).
-    Mutants {
-        /// Schedules to try at most.
-        #[arg(long, default_value_t = 2_000)]
-        most: u64,
-        /// Only this one.
-        #[arg(long)]
-        only: Option<String>,
-    },
 }
 
 /// `false`: something did not hold.
@@ -53,7 +44,6 @@ pub(crate) fn run(command: Command) -> bool {
             println!("{report}");
             report.failures.is_empty()
         }
-        Command::Mutants { most, only } => funk_sim_tests::mutation::run(most, only.as_deref()),
     }
 }
 

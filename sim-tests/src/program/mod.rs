@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use funk_sim_tests::stack::plan;
 
 pub(crate) mod engine;
+pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
 
@@ -71,6 +72,11 @@ thread_local! {
 /// What this thread does from now on are runs of nodes.
 pub(crate) fn run_nodes_on_this_thread() {
     QUIET.set(true);
+}
+
+/// The same on all threads.
+pub(crate) fn run_nodes_everywhere() {
+    std::panic::set_hook(Box::new(|_| {}));
 }
 
 /// A span of time: `5s`, `800ms`, `2m`.

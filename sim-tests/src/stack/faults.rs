@@ -80,7 +80,14 @@ impl Faults {
         start_what_is_down(sim, names, shared);
     }
 
-    fn carry_out(&self, fault: Fault, sim: &mut SimCluster, names: &[NodeId], shared: &Shared) {
+    /// Lets a fault strike now; `false`: it cannot take place.
+    pub(super) fn carry_out(
+        &self,
+        fault: Fault,
+        sim: &mut SimCluster,
+        names: &[NodeId],
+        shared: &Shared,
+    ) -> bool {
         let mut hand = Hand {
             sim,
             names,
@@ -90,7 +97,7 @@ impl Faults {
             struck: Cell::new(None),
         };
         if !hand.strike(fault) {
-            return;
+            return false;
         }
         let struck = hand.struck.get();
         let mut record = shared.lock();
@@ -100,6 +107,7 @@ impl Faults {
         if let Some(name) = interrupted(record.phase) {
             record.tally.add(name);
         }
+        true
     }
 }
 
@@ -119,6 +127,14 @@ pub(super) fn start_what_is_down(sim: &mut SimCluster, names: &[NodeId], shared:
             sim.restart(name, disk);
         }
     }
+}
+
+/// Cuts a node's power, and tells the record.
+pub(super) fn cut_power(sim: &mut SimCluster, names: &[NodeId], shared: &Shared, at: usize) {
+    sim.crash(&names[at]);
+    let mut record = shared.lock();
+    record.mark(Some(at), Mark::Stopped("power cut".to_owned()));
+    record.ended(at);
 }
 
 fn is_now(moment: Moment, phase: Phase) -> bool {
@@ -255,10 +271,7 @@ impl Hand<'_> {
     }
 
     fn cut_power(&mut self, at: usize) {
-        self.sim.crash(&self.names[at]);
-        let mut record = self.shared.lock();
-        record.mark(Some(at), Mark::Stopped("power cut".to_owned()));
-        record.ended(at);
+        cut_power(self.sim, self.names, self.shared, at);
     }
 
     fn crash_all(&mut self, down: Duration) -> bool {

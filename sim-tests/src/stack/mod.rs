@@ -1,5 +1,6 @@
 //! The whole stack under simulation: the nodes that ship, on the simulated network, with a load and faults.
 
+mod direct;
 mod faults;
 pub mod plan;
 pub mod record;
@@ -15,6 +16,7 @@ pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use direct::{HandOff, Held, STAGING};
 pub use plan::Plan;
 pub use world::{Failure, Outcome, World};
 

@@ -335,6 +335,9 @@ impl Plan {
 }
 
 impl NodePlan {
+    /// As `starts_at`: the node starts when a scenario says so.
+    pub const ON_REQUEST: Duration = Duration::MAX;
+
     /// A voter with an exact clock, started at once.
     pub fn exact() -> Self {
         Self {

@@ -49,24 +49,31 @@ pub enum Phase {
 #[derive(Debug)]
 pub(super) struct RunView {
     pub(super) instance: Instance,
-    committed: Arc<ShardMap>,
+    pub(super) committed: Arc<ShardMap>,
     pub(super) pending: Option<Pending>,
-    lease: LeaseView,
-    open: Vec<Epoch>,
+    pub(super) lease: LeaseView,
+    pub(super) open: Vec<Epoch>,
     /// Guards in flight, by their numbers: shard and generation of the lease.
     guards: BTreeMap<u64, (ShardId, u64)>,
     pub(super) leads: bool,
-    leader: Option<NodeId>,
-    present: Vec<Instance>,
-    /// Of each node that it holds for present: the version of its tags that it has.
+    pub(super) leader: Option<NodeId>,
+    pub(super) present: Vec<Instance>,
+    /// Of each node that it holds for present: the tags that it knows.
     tags: BTreeMap<NodeId, Arc<funk::engine::Tags>>,
     pub(super) state: NodeState,
     pub(super) role: Role,
     states: States,
     installs: bool,
-    counters: BTreeMap<&'static str, u64>,
+    pub(super) counters: BTreeMap<&'static str, u64>,
     /// Whether it is asked to leave: it may close what no map takes away.
     pub(super) leaving: bool,
+}
+
+impl RunView {
+    /// Whether it takes itself for the leader: raft says so, and it has not given up for want of a quorum.
+    pub(super) fn acts(&self) -> bool {
+        self.leads && self.leader.as_ref() == Some(&self.instance.node)
+    }
 }
 
 /// A node, through all its runs.
@@ -88,18 +95,18 @@ pub(super) struct NodeView {
 pub struct Record {
     pub(super) now: Duration,
     pub(super) nodes: Vec<NodeView>,
-    maps: SameMaps,
+    pub(super) maps: SameMaps,
     acked: Acked,
-    fencing: Fencing,
+    pub(super) fencing: Fencing,
     /// By cluster: what a node wrote before it gave its own initialisation up is another log.
     pub(super) logs: BTreeMap<ClusterId, RaftLogs>,
     pub(super) tally: Tally,
     /// Shards may stay where they are although balance would move them.
     pins: bool,
     pub(super) phase: Phase,
-    ack_set: Arc<BTreeSet<Instance>>,
-    last_proposed: LogIndex,
-    newest_term: Term,
+    pub(super) ack_set: Arc<BTreeSet<Instance>>,
+    pub(super) last_proposed: LogIndex,
+    pub(super) newest_term: Term,
     /// Elections whose leader's log is still to be looked at.
     elections: Vec<(usize, Term)>,
     guards_given: u64,
@@ -337,6 +344,11 @@ impl Record {
     /// How many maps came into force.
     pub(super) fn maps(&self) -> usize {
         self.maps.count()
+    }
+
+    /// How many of those who must acknowledge the latest proposal have.
+    pub(super) fn acks(&self) -> usize {
+        self.acked.count_of(self.last_proposed, &self.ack_set)
     }
 
     /// Whether shards may stay where they are although balance would move them.

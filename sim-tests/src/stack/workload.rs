@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use funk::ids::NodeId;
 use funk::runtime::Environment;
 use funk::{Answer, CallError, Client, Cluster, Request};
 use funk_history::linearizability::{Timed, Verdict, check};
@@ -40,8 +41,10 @@ pub struct Call {
     pub operation: Operation,
     /// What became of it.
     pub outcome: Outcome,
-    /// Who called, and what it was told instead of an answer.
-    pub told: String,
+    /// The node that made it; `None`: a client.
+    pub by: Option<NodeId>,
+    /// What its caller was told, if that was no answer.
+    pub error: Option<String>,
 }
 
 /// All calls of a run.
@@ -84,6 +87,11 @@ impl History {
         calls.iter().filter(failed).cloned().collect()
     }
 
+    /// All calls so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock().clone()
+    }
+
     /// Ends the load: calls that are under way go on.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
@@ -115,7 +123,7 @@ impl History {
         Ok(())
     }
 
-    fn begin(&self, key: u64, operation: Operation) -> usize {
+    fn begin(&self, by: Option<NodeId>, key: u64, operation: Operation) -> usize {
         let mut calls = self.lock();
         calls.push(Call {
             start: now(),
@@ -123,16 +131,17 @@ impl History {
             key,
             operation,
             outcome: Outcome::Unknown,
-            told: String::new(),
+            by,
+            error: None,
         });
         calls.len() - 1
     }
 
-    fn end(&self, call: usize, outcome: Outcome, told: String) {
+    fn end(&self, call: usize, outcome: Outcome, error: Option<String>) {
         let mut calls = self.lock();
-        calls[call].told = told;
         calls[call].end = now();
         calls[call].outcome = outcome;
+        calls[call].error = error;
     }
 
     /// I10: every key's operations have an order that explains every answer. And: no call that began after an answer
@@ -248,6 +257,13 @@ pub enum Caller {
 }
 
 impl Caller {
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Node(node) => Some(node.node_id().clone()),
+            Self::Client(_) => None,
+        }
+    }
+
     async fn call(&self, request: Request) -> Result<Answer, CallError> {
         match self {
             Self::Node(node) => node.call(request).await,
@@ -285,6 +301,26 @@ pub async fn call_on_and_on(caller: Caller, load: Load, history: History) {
     }
 }
 
+/// Gets every key, again and again, until the load ends: so that a gap in the answers is seen.
+pub async fn probe(
+    caller: Caller,
+    keys: u64,
+    every: Duration,
+    deadline: Duration,
+    history: History,
+) {
+    let environment = Environment::current();
+    while !history.stopped.load(Ordering::Relaxed) {
+        for key in 0..keys {
+            let (caller, history) = (caller.clone(), history.clone());
+            environment.spawn(async move {
+                call(&caller, key, Operation::Get, deadline, &history).await;
+            });
+        }
+        environment.sleep(every).await;
+    }
+}
+
 /// One call, with its place in the history.
 pub async fn call(
     caller: &Caller,
@@ -296,13 +332,12 @@ pub async fn call(
     let request = Request::key(key.to_string(), operation.encode())
         .deadline(deadline)
         .idempotent();
-    let number = history.begin(key, operation);
+    let number = history.begin(caller.node(), key, operation);
     let result = caller.call(request).await;
-    let told = match &result {
-        Ok(_) => String::new(),
-        Err(CallError::Service(text)) => format!("{caller:?}: {}", String::from_utf8_lossy(text)),
-        Err(error) => format!("{caller:?}: {error}"),
-    };
+    let error = result.as_ref().err().map(|error| match error {
+        CallError::Service(text) => format!("the service: {}", String::from_utf8_lossy(text)),
+        error => error.to_string(),
+    });
     let outcome = match result {
         Ok(answer) => match decode_value(&answer.body) {
             Some(value) => Outcome::Answered(value, answer.epoch.0),
@@ -314,6 +349,6 @@ pub async fn call(
         }
         Err(_) => Outcome::Unknown,
     };
-    history.end(number, outcome.clone(), told);
+    history.end(number, outcome.clone(), error);
     outcome
 }

@@ -1,6 +1,7 @@
 //! A run of the whole stack: production nodes in the simulated network, a load, faults, and every invariant after every
 //! step.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use funk::{Builder, Cluster};
 use funk_sim::{Clock, Network, NodeOptions, SimCluster, SimulationConfig};
 
 use super::faults::{Faults, start_what_is_down};
-use super::plan::{Plan, Transport};
+use super::plan::{NodePlan, Plan, Transport};
 use super::record::Shared;
 use super::service::{Registers, Replica};
 use super::trace::{Mark, Trace};
@@ -77,8 +78,10 @@ pub struct World {
     /// The run of each node that has its load.
     loaded: Vec<Option<BootId>>,
     load_ends: bool,
-    faults: Faults,
+    pub(super) faults: Faults,
     began: Option<Duration>,
+    /// Places of nodes that have not started yet, or have left for good: nobody waits for them.
+    pub(super) absent: BTreeSet<usize>,
 }
 
 impl fmt::Debug for World {
@@ -118,16 +121,13 @@ impl World {
             }
         };
         let mut sim = SimCluster::new(&config, describe);
+        let mut absent = BTreeSet::new();
         for (at, node) in plan.nodes.iter().enumerate() {
-            let clock = Clock {
-                rate: node.rate,
-                offset: node.offset,
-            };
-            let options = NodeOptions {
-                clock,
-                flush: node.flush,
-            };
-            let name = names[at].clone();
+            if node.starts_at == NodePlan::ON_REQUEST {
+                absent.insert(at);
+                continue;
+            }
+            let (name, options) = (names[at].clone(), options(node));
             sim.at(node.starts_at, move |sim| sim.start(&name, options));
         }
         let history = History::default();
@@ -152,6 +152,7 @@ impl World {
             loaded: vec![None; count],
             load_ends: false,
             began: None,
+            absent,
             plan,
         }
     }
@@ -200,6 +201,11 @@ impl World {
         while self.sim.elapsed() < calm_at {
             self.step()?;
         }
+        self.conclude()
+    }
+
+    /// Calm, recovery, judgement.
+    pub fn conclude(&mut self) -> Result<Outcome, Failure> {
         self.calm();
         let recovered_in = self.recover()?;
         let left = self.plan.length.saturating_sub(self.sim.elapsed());
@@ -225,8 +231,13 @@ impl World {
     /// All faults end: everything is repaired, what is down starts.
     pub fn calm(&mut self) {
         self.shared.set_calm();
+        let there: Vec<NodeId> = self
+            .there()
+            .into_iter()
+            .map(|at| self.names[at].clone())
+            .collect();
         self.faults
-            .end(&mut self.sim, &self.names, &self.shared, &self.plan);
+            .end(&mut self.sim, &there, &self.shared, &self.plan);
     }
 
     /// Waits until all is well, and stays so for a moment (I8).
@@ -294,13 +305,16 @@ impl World {
 
     /// I9: what was acknowledged is there, on every replica; what is read at the end is part of the history.
     fn check_replicas(&mut self) -> Result<(), Failure> {
-        let replicas: Vec<_> = lock(&self.replicas).iter().map(Replica::contents).collect();
-        for (at, contents) in replicas.iter().enumerate() {
+        let there = self.there();
+        let replicas: Vec<_> = {
+            let replicas = lock(&self.replicas);
+            there.iter().map(|&at| replicas[at].contents()).collect()
+        };
+        for (at, contents) in there.iter().zip(&replicas) {
             if *contents != replicas[0] {
                 let what = format!(
-                    "n{} and n1 end with different states: {contents:?} and {:?}",
-                    at + 1,
-                    replicas[0]
+                    "{} and {} end with different states: {contents:?} and {:?}",
+                    self.names[*at], self.names[there[0]], replicas[0]
                 );
                 return Err(self.failure(Violation::new("I9", what)));
             }
@@ -313,7 +327,8 @@ impl World {
         self.history.stop();
     }
 
-    fn outcome(&mut self, recovered_in: Duration) -> Outcome {
+    /// What the run came to. Nothing can be asked of its nodes after that.
+    pub fn outcome(&mut self, recovered_in: Duration) -> Outcome {
         let mut record = self.shared.lock();
         record.finish();
         record.tally.add("runs");
@@ -325,7 +340,8 @@ impl World {
         }
     }
 
-    pub(super) fn failure(&self, violation: Violation) -> Failure {
+    /// A failure, here and now.
+    pub fn failure(&self, violation: Violation) -> Failure {
         let mut record = self.shared.lock();
         record.mark_violation(&violation);
         Failure {
@@ -347,11 +363,17 @@ impl World {
 
     /// Whether all is well at this moment.
     pub fn check_recovered(&self) -> Verdict {
-        let up: Vec<usize> = (0..self.names.len()).collect();
-        self.shared.lock().check_recovered(&up, &self.clocks())
+        let clocks = self.clocks();
+        self.shared.lock().check_recovered(&self.there(), &clocks)
     }
 
-    fn clocks(&self) -> Vec<Option<Time>> {
+    /// Places of the nodes that should be there.
+    pub(super) fn there(&self) -> Vec<usize> {
+        let all = 0..self.names.len();
+        all.filter(|at| !self.absent.contains(at)).collect()
+    }
+
+    pub(super) fn clocks(&self) -> Vec<Option<Time>> {
         self.names.iter().map(|name| self.sim.clock(name)).collect()
     }
 
@@ -422,6 +444,17 @@ impl World {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a node of the plan is made of.
+pub(super) fn options(node: &NodePlan) -> NodeOptions {
+    NodeOptions {
+        clock: Clock {
+            rate: node.rate,
+            offset: node.offset,
+        },
+        flush: node.flush,
+    }
 }
 
 fn name(number: usize) -> NodeId {
