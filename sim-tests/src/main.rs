@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use program::{engine, replay, run};
+use program::{engine, replay, run, shrink};
 
 /// What a command comes to: whether all is well, or why it could not be carried out.
 type Done = Result<bool, String>;
@@ -26,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   sim run --seeds 0..300 --jobs 2         the whole stack, 300 seeds on two threads
   sim replay 17 --log -                   what happened in seed 17
+  sim shrink 17                           what seed 17 needs to fail
   sim engine run 0..2000                  engines alone, many times as fast
 
 `sim COMMAND --help` shows more of them. Status: 0 all held, 1 something did not, 2 wrong arguments.";
@@ -36,6 +37,8 @@ enum Command {
     Run(run::Arguments),
     /// Runs one seed or plan and writes down what happens.
     Replay(replay::Arguments),
+    /// Takes faults, nodes and time away from a run that fails, as long as it fails in the same way.
+    Shrink(shrink::Arguments),
     /// Production engines over a model raft, without a runtime.
     #[command(subcommand)]
     Engine(engine::Command),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Shrink(arguments) => shrink::run(&arguments),
         Command::Engine(command) => Ok(engine::run(command)),
     };
     match done {

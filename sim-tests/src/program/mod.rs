@@ -8,6 +8,7 @@ use funk_sim_tests::stack::plan;
 pub(crate) mod engine;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod shrink;
 
 /// What the nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
