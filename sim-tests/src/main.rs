@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use program::{engine, mutants, replay, run};
+use program::{engine, mutants, replay, run, shrink};
 
 /// What a command comes to: whether all is well, or why it could not be carried out.
 type Done = Result<bool, String>;
@@ -26,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   sim run --seeds 0..300 --jobs 2         the whole stack, 300 seeds on two threads
   sim replay 17 --log -                   what happened in seed 17
+  sim shrink 17                           what seed 17 needs to fail
   sim engine run 0..2000                  engines alone, many times as fast
 
 `sim COMMAND --help` shows more of them. Status: 0 all held, 1 something did not, 2 wrong arguments.";
@@ -38,6 +39,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Switches each deliberate fault on: which check sees it, and after how many seeds?
     Mutants(mutants::Arguments),
+    /// Takes faults, nodes and time away from a run that fails, as long as it fails in the same way.
+    Shrink(shrink::Arguments),
     /// Production engines over a model raft, without a runtime.
     #[command(subcommand)]
     Engine(engine::Command),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Shrink(arguments) => shrink::run(&arguments),
         Command::Engine(command) => Ok(engine::run(command)),
     };
     match done {

@@ -9,6 +9,7 @@ pub(crate) mod engine;
 pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod shrink;
 
 /// What the nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

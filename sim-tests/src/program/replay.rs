@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use funk_sim_tests::stack::timeline;
 use funk_sim_tests::stack::trace::Trace;
 use funk_sim_tests::stack::trace_chrome;
 use funk_sim_tests::stack::trace_spans::Window;
@@ -17,14 +18,24 @@ use crate::Done;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The seed.
-    seed: u64,
+    /// The seed of the swarm.
+    #[arg(required_unless_present = "plan")]
+    seed: Option<u64>,
+    /// Runs this plan instead, as `sim shrink` writes it.
+    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    plan: Option<PathBuf>,
     /// What the nodes talk over.
-    #[arg(long, value_enum, default_value_t = Transport::Tcp)]
-    transport: Transport,
+    #[arg(long, value_enum)]
+    transport: Option<Transport>,
+    /// Writes the plan here, to be changed by hand and run with `--plan`.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// Writes a trace here for the Perfetto viewer, https://ui.perfetto.dev.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Draws a timeline here, as SVG.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Trace and picture show only so much before the violation, or before the end: `5s`, `800ms`.
     #[arg(long, value_name = "SPAN", value_parser = super::span)]
     last: Option<Duration>,
@@ -49,20 +60,24 @@ const EXAMPLES: &str = "\
 Examples:
   sim replay 17                       the plan and the verdict
   sim replay 17 --log -               what happened, a line for each event
-  sim replay 17 --log a.log --messages";
+  sim replay 17 --log a.log --messages
+  sim replay 17 --trace trace.json    for https://ui.perfetto.dev
+  sim replay 17 --svg timeline.svg --last 5s
+  sim replay --plan shrunk.json       what `sim shrink` has written";
 
 pub(crate) fn run(arguments: &Arguments) -> Done {
-    let plan = Plan {
-        transport: arguments.transport.into(),
-        ..Plan::swarm(arguments.seed)
-    };
+    let (name, plan) = plan(arguments)?;
     if let Some(name) = &arguments.mutant {
         funk_sim_tests::mutation::switch_on(name)?;
     }
     if !arguments.quiet {
         println!("{plan:#?}");
     }
-    let traced = arguments.log.is_some() || arguments.trace.is_some() || arguments.fingerprint;
+    if let Some(path) = &arguments.save {
+        write(path, |out| writeln!(out, "{}", plan.to_json()))?;
+    }
+    let files = [&arguments.log, &arguments.trace, &arguments.svg];
+    let traced = arguments.fingerprint || files.iter().any(|file| file.is_some());
     let mut world = World::new(plan.clone(), traced);
     let result = finish(&mut world);
     let trace = world.take_trace().unwrap_or_default();
@@ -80,7 +95,15 @@ pub(crate) fn run(arguments: &Arguments) -> Done {
             trace.fingerprint()
         );
     }
-    let name = format!("seed {}", arguments.seed);
+    if let Some(path) = &arguments.svg {
+        let verdict = result
+            .as_ref()
+            .err()
+            .map_or("held", |failure| failure.violation.invariant);
+        let title = format!("{name}: {verdict}");
+        let picture = timeline::svg(&plan, &trace, window, &title);
+        write(path, |out| out.write_all(picture.as_bytes()))?;
+    }
     match result {
         Ok(outcome) => {
             if !arguments.quiet {
@@ -97,6 +120,29 @@ pub(crate) fn run(arguments: &Arguments) -> Done {
             Ok(false)
         }
     }
+}
+
+/// What to run, and what it is called.
+fn plan(arguments: &Arguments) -> Result<(String, Plan), String> {
+    let (name, mut plan) = match (&arguments.plan, arguments.seed) {
+        (Some(path), _) => (path.display().to_string(), read_plan(path)?),
+        (None, Some(seed)) => (format!("seed {seed}"), Plan::swarm(seed)),
+        (None, None) => return Err("give a SEED or --plan FILE".to_owned()),
+    };
+    if let Some(transport) = arguments.transport {
+        plan.transport = transport.into();
+    }
+    Ok((name, plan))
+}
+
+/// A plan from a file.
+pub(crate) fn read_plan(path: &Path) -> Result<Plan, String> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Plan::from_json(&text).map_err(|error| {
+        let path = path.display();
+        format!("{path} is no plan: {error}; `sim shrink SEED --out FILE` writes one")
+    })
 }
 
 fn log(trace: &Trace, messages: bool, out: &mut dyn Write) -> io::Result<()> {

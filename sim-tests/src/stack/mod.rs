@@ -3,10 +3,13 @@
 mod direct;
 mod faults;
 pub mod plan;
+mod plan_json;
 pub mod record;
 pub mod service;
+pub mod shrink;
 pub mod sweep;
 pub mod sweep_reached;
+pub mod timeline;
 pub mod trace;
 pub mod trace_chrome;
 pub mod trace_messages;

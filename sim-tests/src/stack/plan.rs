@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use funk::timing::Timing;
 use funk_sim::Disk;
+use serde::{Deserialize, Serialize};
 
+use super::plan_json::{DiskJson, TimingJson};
 use super::service::Manners;
 use crate::random::Random;
 
@@ -14,7 +16,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 /// Whom a fault strikes; found out when it does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Target {
     /// The node at this place.
     Node(usize),
@@ -25,7 +27,7 @@ pub enum Target {
 }
 
 /// A cut in the network. Sides are sets of places, as bits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Cut {
     /// Between the side and the others.
     Split(u32),
@@ -44,7 +46,7 @@ pub enum Cut {
 }
 
 /// A fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Fault {
     /// Power cut; the node starts again after a while.
     Crash {
@@ -53,6 +55,7 @@ pub enum Fault {
         /// For how long it is down.
         down: Duration,
         /// What becomes of its store.
+        #[serde(with = "DiskJson")]
         disk: Disk,
     },
     /// Power cut of all nodes at once; stores are kept.
@@ -138,7 +141,7 @@ impl Fault {
 }
 
 /// Where a fault strikes in the middle of a hand-off, instead of at its time: at the next time that it is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Moment {
     /// At its time.
     Now,
@@ -155,7 +158,7 @@ pub enum Moment {
 }
 
 /// A fault with its time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Strike {
     /// After the nodes were started.
     pub at: Duration,
@@ -166,7 +169,7 @@ pub struct Strike {
 }
 
 /// How the nodes reach each other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Transport {
     /// The simulator's own, over its TCP and UDP.
     Tcp,
@@ -175,7 +178,7 @@ pub enum Transport {
 }
 
 /// A node.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodePlan {
     /// Speed of its clock.
     pub rate: f64,
@@ -190,7 +193,7 @@ pub struct NodePlan {
 }
 
 /// The load.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Load {
     /// Mean time between the calls of each node.
     pub every: Duration,
@@ -205,7 +208,7 @@ pub struct Load {
 }
 
 /// Every option of a run.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// Everything that chance does besides follows from it.
     pub seed: u64,
@@ -226,6 +229,7 @@ pub struct Plan {
     /// Shards.
     pub shards: u32,
     /// Timing of all nodes.
+    #[serde(with = "TimingJson")]
     pub timing: Timing,
     /// Applied entries between snapshots.
     pub snapshot_every: u64,

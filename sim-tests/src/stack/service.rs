@@ -157,7 +157,7 @@ impl ReplicatedState for Replica {
 }
 
 /// How the service misbehaves.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Manners {
     /// How often a request is held long.
     pub slow_calls: f64,
