@@ -48,6 +48,12 @@ impl Situation<'_> {
         self.members.get(node).is_some_and(going)
     }
 
+    fn is_present(&self, node: &NodeId) -> bool {
+        let present =
+            |member: &Member| matches!(member.state, MemberState::Alive | MemberState::Suspect);
+        self.members.get(node).is_some_and(present)
+    }
+
     fn has_caught_up(&self, id: &RaftId) -> bool {
         let matched = self.raft.matched.get(id).copied().unwrap_or(LogIndex(0));
         self.raft.last_index.0.saturating_sub(matched.0) <= CAUGHT_UP_LAG
@@ -91,8 +97,7 @@ fn end_joint_change(
 /// New nodes, and names that came back with a new store: as non-voters (rule M0).
 fn admit(s: &Situation<'_>, next: &mut MemberChange) {
     for (node, member) in s.members {
-        let present = matches!(member.state, MemberState::Alive | MemberState::Suspect);
-        if member.kind == MemberKind::NonMember || !present || node == s.me {
+        if member.kind == MemberKind::NonMember || !s.is_present(node) || node == s.me {
             continue;
         }
         let id = RaftId {
@@ -107,10 +112,14 @@ fn admit(s: &Situation<'_>, next: &mut MemberChange) {
 }
 
 /// Nodes that left and own nothing any more, and those that are silent for `stale_after` (rules M2, M5).
+///
+/// Not those that gossip sees: they would have been admitted just now. Only members are pinged, so one that was
+/// not, because it was new or had been away for long, would stay silent, and outside, for ever.
 fn dismiss(s: &Situation<'_>, next: &mut MemberChange) {
     let gone = |id: &RaftId| {
         let left = s.is_going(&id.node);
-        let stale = (s.silent_for)(&id.node) >= s.timing.stale_after;
+        let silent = (s.silent_for)(&id.node) >= s.timing.stale_after;
+        let stale = silent && !s.is_present(&id.node);
         id.node != *s.me && (left || stale) && !(s.owns)(&id.node)
     };
     next.members.retain(|id, _| !gone(id));
@@ -232,6 +241,11 @@ mod tests {
             self.silent.insert(NodeId::new(node).unwrap(), span);
         }
 
+        fn is_lost(&mut self, node: &str) {
+            let node = NodeId::new(node).unwrap();
+            self.members.get_mut(&node).unwrap().state = MemberState::Failed;
+        }
+
         fn says_goodbye(&mut self, node: &str) {
             let node = NodeId::new(node).unwrap();
             self.members.get_mut(&node).unwrap().state = MemberState::Leaving;
@@ -324,12 +338,27 @@ mod tests {
             "it is a member still"
         );
         world.silence("n1", timing.stale_after);
+        world.is_lost("n1");
         assert!(!world.next().unwrap().members.contains_key(&id("n1", 1)));
         world.owners.insert(NodeId::new("n1").unwrap());
         assert!(
             world.next().unwrap().members.contains_key(&id("n1", 1)),
             "while a map names it"
         );
+    }
+
+    #[test]
+    fn m2_one_that_was_forgotten_or_never_heard_is_admitted_when_gossip_sees_it() {
+        let mut world = World::new(&["n0", "n1", "n2"]);
+        // Nobody has pinged it yet: by the leader's clock it has been silent for as long as there is a leader.
+        world.gossip("n3", 1);
+        world.silence("n3", Timing::lan().stale_after * 2);
+        let next = world.next().unwrap();
+        assert!(next.members.contains_key(&id("n3", 1)));
+        world.raft.members = next.members;
+        assert_eq!(world.next(), None, "and it stays");
+        world.is_lost("n3");
+        assert!(!world.next().unwrap().members.contains_key(&id("n3", 1)));
     }
 
     #[test]

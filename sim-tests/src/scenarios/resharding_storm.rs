@@ -29,7 +29,7 @@ fn plan(seed: u64) -> Plan {
     plan.load.clients = 1;
     for node in &mut plan.nodes[STAY..] {
         *node = NodePlan {
-            votes: node.starts_at == NodePlan::ON_REQUEST || seed % 2 == 0,
+            votes: node.starts_at == NodePlan::ON_REQUEST || seed.is_multiple_of(2),
             ..*node
         };
     }

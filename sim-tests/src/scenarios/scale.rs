@@ -34,7 +34,7 @@ fn play(world: &mut World) -> Result<Outcome, Failure> {
         world.voters() == 5
     })?;
     // Those who stay are among the first, or among the last.
-    let leave: Vec<usize> = if world.plan.seed % 2 == 0 {
+    let leave: Vec<usize> = if world.plan.seed.is_multiple_of(2) {
         (3..9).collect()
     } else {
         (0..6).collect()

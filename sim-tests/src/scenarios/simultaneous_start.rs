@@ -34,7 +34,11 @@ pub(super) const NINE: Scenario = Scenario {
 /// All expect three, or all expect all, by the seed.
 fn plan(seed: u64, nodes: usize) -> Plan {
     let mut plan = coarse(seed, nodes);
-    plan.bootstrap_expect = if seed % 2 == 0 { 3 } else { nodes as u16 };
+    plan.bootstrap_expect = if seed.is_multiple_of(2) {
+        3
+    } else {
+        nodes as u16
+    };
     plan.forms_in_peace = false;
     plan
 }

@@ -564,10 +564,8 @@ impl Record {
                 self.note(verdict);
             }
             Output::AbandonLog => self.restarted(node),
-            Output::Send { to, message } => {
-                if self.trace.is_some() {
-                    self.mark(Some(node), Mark::Sent(to.clone(), message.clone()));
-                }
+            Output::Send { to, message } if self.trace.is_some() => {
+                self.mark(Some(node), Mark::Sent(to.clone(), message.clone()));
             }
             _ => {}
         }
@@ -711,11 +709,9 @@ impl Observer for Watcher {
                     run.leaving = true;
                 }
             }
-            Input::Message { from, message } => {
-                if record.trace.is_some() {
-                    let mark = Mark::Received(from.instance.node.clone(), message.clone());
-                    record.mark(Some(node), mark);
-                }
+            Input::Message { from, message } if record.trace.is_some() => {
+                let mark = Mark::Received(from.instance.node.clone(), message.clone());
+                record.mark(Some(node), mark);
             }
             _ => {}
         }

@@ -60,10 +60,13 @@ pub fn svg(plan: &Plan, trace: &Trace, window: Window, title: &str) -> String {
     };
     let lanes = HEAD + CLUSTER;
     let bottom = lanes + LANE * plan.nodes.len() as f64 + shards;
+    let served = spans.nodes.iter().flat_map(|node| &node.serving);
+    let served = served.filter_map(|span| Some(span.within(window)?.is));
     let mut picture = Picture {
         out: String::new(),
         window,
         bottom,
+        most_served: served.max().unwrap_or_default(),
     };
     picture.begin(bottom + AXIS);
     picture.head(title);
@@ -85,6 +88,8 @@ struct Picture {
     out: String,
     window: Window,
     bottom: f64,
+    /// The most shards that a node serves at any time.
+    most_served: usize,
 }
 
 impl Picture {
@@ -237,10 +242,9 @@ impl Picture {
         for span in &node.lease {
             self.bar(span, y + 28.0, 4.0, LEASE, "lease valid");
         }
-        let most = f64::from(plan.shards.max(1));
         for span in &node.serving {
             // The more shards the higher, and a single one is seen too.
-            let height = 3.0 + 19.0 * (span.is as f64 / most).min(1.0);
+            let height = 3.0 + 19.0 * (span.is as f64 / self.most_served.max(1) as f64).min(1.0);
             let text = format!("{} shards", span.is);
             self.bar(span, y + 57.0 - height, height, SERVING, &text);
             let Some(seen) = span.within(self.window) else {
@@ -313,7 +317,7 @@ impl Picture {
             r##"<line x1="12" y1="{top}" x2="{RIGHT}" y2="{top}" stroke="#bdbdbd"/>"##
         );
         let mut text = format!(
-            "{} shards with two owners at once, each under a valid lease",
+            "shards with two owners at once, each under a valid lease: {}",
             twice.len()
         );
         if shown < twice.len() {
@@ -352,7 +356,7 @@ impl Picture {
     }
 
     fn violations(&mut self, trace: &Trace) {
-        let mut label_y = 74.0;
+        let (mut label_y, mut is_first) = (74.0, true);
         for Entry { at, mark, .. } in &trace.entries {
             let Mark::Violation(text) = mark else {
                 continue;
@@ -360,13 +364,16 @@ impl Picture {
             if !self.window.contains(*at) {
                 continue;
             }
-            let x = self.x(*at);
-            let _ = writeln!(
-                self.out,
-                r#"<line x1="{x:.1}" y1="{:.1}" x2="{x:.1}" y2="{:.1}" stroke="{RED}" stroke-width="2"/>"#,
-                HEAD - 6.0,
-                self.bottom
-            );
+            // The first one counts; what follows is said, but would only hide what there is to see.
+            if std::mem::take(&mut is_first) {
+                let x = self.x(*at);
+                let _ = writeln!(
+                    self.out,
+                    r#"<line x1="{x:.1}" y1="{:.1}" x2="{x:.1}" y2="{:.1}" stroke="{RED}" stroke-width="2"/>"#,
+                    HEAD - 6.0,
+                    self.bottom
+                );
+            }
             if label_y > HEAD {
                 continue;
             }

@@ -166,7 +166,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// So much of a trace before the first violation, or its end if there is none; all of it if nothing is said.
+    /// So much of a trace before the first violation and what comes after it, or before the end if there is none; all
+    /// of it if nothing is said.
     pub fn last(span: Option<Duration>, trace: &Trace) -> Self {
         let end = trace.entries.iter().map(|entry| entry.at).max();
         let end = end.unwrap_or_default();
@@ -176,10 +177,10 @@ impl Window {
                 to: end,
             },
             Some(span) => {
-                let to = trace.violated_at().unwrap_or(end);
+                let at = trace.violated_at().unwrap_or(end);
                 Self {
-                    from: to.saturating_sub(span),
-                    to,
+                    from: at.saturating_sub(span),
+                    to: end,
                 }
             }
         }
