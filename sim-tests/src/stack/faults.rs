@@ -77,7 +77,6 @@ impl Faults {
         for name in names {
             sim.simulation().resume(name);
         }
-        start_what_is_down(sim, names, shared);
     }
 
     /// Lets a fault strike now; `false`: it cannot take place.
@@ -111,9 +110,15 @@ impl Faults {
     }
 }
 
-/// Starts the nodes that are down, and those that have left.
-pub(super) fn start_what_is_down(sim: &mut SimCluster, names: &[NodeId], shared: &Shared) {
-    for (at, name) in names.iter().enumerate() {
+/// Starts those of these nodes that are down or have left.
+pub(super) fn start_what_is_down(
+    sim: &mut SimCluster,
+    names: &[NodeId],
+    wanted: &[usize],
+    shared: &Shared,
+) {
+    for &at in wanted {
+        let name = &names[at];
         let has_left = sim.has_ended(name);
         let is_down = sim.names().any(|known| known == name) && !sim.is_up(name);
         let is_lost = shared.lock().nodes[at].store_is_lost;

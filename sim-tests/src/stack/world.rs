@@ -238,6 +238,13 @@ impl World {
             .collect();
         self.faults
             .end(&mut self.sim, &there, &self.shared, &self.plan);
+        self.start_what_is_down();
+    }
+
+    /// Starts the nodes that should be there and are not: those that are down, and those that have left.
+    fn start_what_is_down(&mut self) {
+        let there = self.there();
+        start_what_is_down(&mut self.sim, &self.names, &there, &self.shared);
     }
 
     /// Waits until all is well, and stays so for a moment (I8).
@@ -253,7 +260,7 @@ impl World {
             }
             next = now + LOOK_EVERY;
             // One that was leaving when the faults ended has left by now, and comes back.
-            start_what_is_down(&mut self.sim, &self.names, &self.shared);
+            self.start_what_is_down();
             match self.check_recovered() {
                 Ok(()) => steady += 1,
                 Err(_) if now < since + bound => steady = 0,
