@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Writes the plan here, to be changed by hand and run with `--plan`.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Writes a trace here for the Perfetto viewer, https://ui.perfetto.dev.
+    /// Writes a trace here for the Perfetto viewer, <https://ui.perfetto.dev>.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Draws a timeline here, as SVG.

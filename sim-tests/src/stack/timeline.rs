@@ -508,7 +508,7 @@ mod tests {
         );
         let plan = Plan::quiet(1, 2);
         let svg = svg(&plan, &trace, Window::last(None, &trace), "a test");
-        assert!(svg.contains("1 shards with two owners"));
+        assert!(svg.contains("two owners at once, each under a valid lease: 1"));
         assert!(svg.contains("n1 @1") && svg.contains("n2 @2"));
         assert!(svg.contains("n1 &amp; n2 &lt;both&gt;"));
         assert!(svg.contains("stroke=\"#d50000\""));
