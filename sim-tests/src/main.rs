@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use program::{engine, mutants, replay, run, shrink};
+use program::{determinism, engine, mutants, replay, run, shrink};
 
 /// What a command comes to: whether all is well, or why it could not be carried out.
 type Done = Result<bool, String>;
@@ -27,6 +27,7 @@ Examples:
   sim run --seeds 0..300 --jobs 2         the whole stack, 300 seeds on two threads
   sim replay 17 --log -                   what happened in seed 17
   sim shrink 17                           what seed 17 needs to fail
+  sim check-determinism --seeds 100       a seed is the same run everywhere
   sim engine run 0..2000                  engines alone, many times as fast
 
 `sim COMMAND --help` shows more of them. Status: 0 all held, 1 something did not, 2 wrong arguments.";
@@ -41,6 +42,8 @@ enum Command {
     Mutants(mutants::Arguments),
     /// Takes faults, nodes and time away from a run that fails, as long as it fails in the same way.
     Shrink(shrink::Arguments),
+    /// Runs each seed in several ways: all must be the same run, to the byte.
+    CheckDeterminism(determinism::Arguments),
     /// Production engines over a model raft, without a runtime.
     #[command(subcommand)]
     Engine(engine::Command),
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Shrink(arguments) => shrink::run(&arguments),
+        Command::CheckDeterminism(arguments) => determinism::run(&arguments),
         Command::Engine(command) => Ok(engine::run(command)),
     };
     match done {

@@ -4,9 +4,19 @@ use clap::Subcommand;
 use funk_sim_tests::engine_world;
 use funk_sim_tests::sweep::{Seeds, Sweep};
 
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  sim engine replay 17
+  sim engine replay 17 --mutant ack-before-drain --quiet";
+const RUN_EXAMPLES: &str = "\
+Examples:
+  sim engine run 0..2000
+  sim engine run 0..100000 --threads 8";
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Runs one schedule and prints what happens.
+    #[command(after_help = REPLAY_EXAMPLES)]
     Replay {
         /// Its seed.
         seed: u64,
@@ -18,6 +28,7 @@ pub(crate) enum Command {
         quiet: bool,
     },
     /// Runs the schedules of a range of seeds, `A..B`.
+    #[command(after_help = RUN_EXAMPLES)]
     Run {
         /// The range.
         seeds: Seeds,

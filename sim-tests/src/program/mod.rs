@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use funk_sim_tests::stack::plan;
 
+pub(crate) mod determinism;
 pub(crate) mod engine;
 pub(crate) mod mutants;
 pub(crate) mod replay;

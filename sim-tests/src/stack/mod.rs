@@ -1,5 +1,6 @@
 //! The whole stack under simulation: the nodes that ship, on the simulated network, with a load and faults.
 
+pub mod determinism;
 mod direct;
 mod faults;
 pub mod plan;
@@ -18,6 +19,7 @@ pub mod workload;
 pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 pub use direct::{HandOff, Held, STAGING};
 pub use plan::Plan;
@@ -39,6 +41,24 @@ pub fn finish(world: &mut World) -> Result<Outcome, Box<Failure>> {
         Err(panic) => {
             let text = crate::panic_text(panic.as_ref());
             Err(Box::new(world.failure(Violation::new("no panic", text))))
+        }
+    }
+}
+
+/// Goes on after a violation, so that a trace shows what comes of it. After a panic, or when a node did not start, there
+/// is nothing to go on with.
+pub fn go_on(world: &mut World, failure: &Failure, span: Duration) {
+    let stops =
+        |failure: &Failure| ["no panic", world::NODE_RUNS].contains(&failure.violation.invariant);
+    if stops(failure) {
+        return;
+    }
+    let end = world.sim.elapsed() + span;
+    while world.sim.elapsed() < end {
+        match catch_unwind(AssertUnwindSafe(|| world.step())) {
+            Ok(Err(failure)) if stops(&failure) => return,
+            Ok(_) => {}
+            Err(_) => return,
         }
     }
 }

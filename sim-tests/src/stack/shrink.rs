@@ -11,6 +11,8 @@ use super::{Failure, Outcome, run};
 const PASSES: u32 = 4;
 /// Times by which the load is halved at most.
 const HALVINGS: u32 = 4;
+/// A load with so much time between calls is not halved any more.
+const LIGHT: Duration = Duration::from_secs(1);
 
 /// What is left of a plan.
 #[derive(Clone, Debug)]
@@ -179,6 +181,9 @@ impl Shrink<'_> {
     /// Options that do not matter are left at their plainest.
     fn simplify(&mut self) {
         for _ in 0..HALVINGS {
+            if self.plan.load.every >= LIGHT {
+                break;
+            }
             if !self.try_with("half the load", |plan| plan.load.every *= 2) {
                 break;
             }

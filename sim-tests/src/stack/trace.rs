@@ -166,13 +166,8 @@ impl Trace {
 
     /// Hash over everything in it: of one plan always the same.
     pub fn fingerprint(&self) -> u64 {
-        let mut hash = Fnv::default();
-        for entry in &self.entries {
-            // Debug and not Display: nothing is left out.
-            let _ = fmt::write(&mut hash, format_args!("{entry:?}"));
-            hash.write_u8(0xff);
-        }
-        hash.finish()
+        // Debug and not Display: nothing is left out.
+        hash(&self.entries)
     }
 
     /// The event log: a line for each, by time. Unless `all` is asked for it leaves out the messages, and what renews a
@@ -210,6 +205,14 @@ impl Trace {
         let broken = |entry: &&Entry| matches!(entry.mark, Mark::Violation(_));
         self.entries.iter().find(broken).map(|entry| entry.at)
     }
+}
+
+/// Hash of what something looks like to its last detail.
+pub(super) fn hash(what: &impl fmt::Debug) -> u64 {
+    let mut hash = Fnv::default();
+    // It never fails: the hash takes everything.
+    let _ = fmt::write(&mut hash, format_args!("{what:?}"));
+    hash.finish()
 }
 
 /// FNV-1a: one hash in all builds, unlike that of the standard library.

@@ -33,6 +33,9 @@ const ENCORE: Duration = Duration::from_secs(2);
 /// How long the last calls may take to end after that, beside their deadline.
 const REST: Duration = Duration::from_secs(2);
 
+/// What is violated when a node does not start, or a task of it panics.
+pub(super) const NODE_RUNS: &str = "a node runs";
+
 /// What a run that held came to.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -162,7 +165,7 @@ impl World {
         self.strike();
         let stepped = self.sim.step();
         if let Err(failure) = stepped {
-            return Err(self.failure(Violation::new("a node runs", failure.reason)));
+            return Err(self.failure(Violation::new(NODE_RUNS, failure.reason)));
         }
         self.look();
         self.load_new_runs();
@@ -356,6 +359,11 @@ impl World {
             at: self.sim.elapsed(),
             tally: record.tally.clone(),
         }
+    }
+
+    /// Gives a trace back that was taken: the run goes on in it.
+    pub fn put_trace(&mut self, trace: Trace) {
+        self.shared.lock().trace = Some(trace);
     }
 
     /// What was traced, if the world was made with a trace.
