@@ -26,6 +26,7 @@ compile_error!(
 );
 
 mod cluster;
+mod frames;
 mod hello;
 mod network;
 mod ports;

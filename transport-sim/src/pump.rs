@@ -1,24 +1,32 @@
-//! Carries one stream over one simulated TCP connection.
+//! Carries streams over a simulated TCP connection, one after another.
 //!
 //! Turmoil's TCP tells a reader that the writer is gone, but not whether it had finished; it resets both directions
 //! when one reader goes; and when a process dies it says goodbye in its name. So each piece is framed, ends are
 //! said in so many words, and a connection that ends without such words is taken for what a power cut is: silence,
 //! until the peer has been silent for too long.
+//!
+//! A connection whose stream ended in so many words, both ways, carries the next one: a stream costs no round trips
+//! and no port of its own. (A host of turmoil has some 16,000 ports to call from, and they come round again.)
 
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use funk::runtime::Environment;
 use funk::transport::Stream;
 use funk::transport::pipes::Pipes;
-use funk::wire::{FrameError, read_frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, mpsc};
-use turmoil::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, mpsc, oneshot};
+use turmoil::net::TcpStream;
+use turmoil::net::tcp::OwnedWriteHalf;
 
+use crate::frames::Frames;
 use crate::network::SimNetwork;
 
 /// Bytes of a stream that travel in one piece.
@@ -29,25 +37,49 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
 
 const DATA: u8 = 1;
-/// The sender has said everything.
-const FINISHED: u8 = 2;
+/// The sender has said everything with these bytes.
+const LAST: u8 = 2;
 /// The sender was dropped in the middle.
 const RESET: u8 = 3;
-/// The receiver was dropped; nothing more is wanted.
+/// The receiver of the stream of this number was dropped; nothing more of it is wanted.
 const STOP: u8 = 4;
 const KEEP: u8 = 5;
 
 /// One end of a connection after its introduction.
 pub(crate) struct Connection {
-    pub(crate) send: OwnedWriteHalf,
-    pub(crate) recv: OwnedReadHalf,
+    pub(crate) frames: Frames,
+    send: OwnedWriteHalf,
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
-    pub(crate) network: SimNetwork,
-    pub(crate) environment: Environment,
+    network: SimNetwork,
+    environment: Environment,
+    /// Streams that it carried before: the same number at both ends.
+    streams: u64,
+    /// The piece that is made up.
+    piece: Vec<u8>,
 }
 
 impl Connection {
+    pub(crate) fn new(
+        connection: TcpStream,
+        from: SocketAddr,
+        to: SocketAddr,
+        network: &SimNetwork,
+        environment: &Environment,
+    ) -> Self {
+        let (recv, send) = connection.into_split();
+        Self {
+            frames: Frames::new(recv),
+            send,
+            from,
+            to,
+            network: network.clone(),
+            environment: environment.clone(),
+            streams: 0,
+            piece: Vec::new(),
+        }
+    }
+
     /// Sends one frame in one piece.
     pub(crate) async fn send_frame(&mut self, content: &[u8]) -> io::Result<()> {
         let mut frame = Vec::with_capacity(4 + content.len());
@@ -57,60 +89,103 @@ impl Connection {
         self.send.write_all(&frame).await
     }
 
-    /// Waits for the first frame of a stream. `None`: it never comes.
+    /// Between two streams: whether the peer has not hung up.
+    pub(crate) async fn is_open(&mut self) -> bool {
+        loop {
+            match at_once(self.frames.next(1 + PIECE_BYTES)).await {
+                None => return true,
+                Some(Ok(frame)) if is_late(&frame) => {}
+                Some(_) => return false,
+            }
+        }
+    }
+
+    /// Waits for the first frame of the next stream. `None`: it never comes.
     pub(crate) async fn first(&mut self) -> Option<Bytes> {
-        let frame = read_frame(&mut self.recv, 1 + PIECE_BYTES);
-        self.environment.timeout(IDLE_TIMEOUT, frame).await?.ok()
+        loop {
+            let frame = self.frames.next(1 + PIECE_BYTES);
+            let frame = self.environment.timeout(IDLE_TIMEOUT, frame).await?.ok()?;
+            if !is_late(&frame) {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// Carries the stream whose inner end is `inner` until both directions have ended. Gives itself back if both
+    /// ends know that.
+    ///
+    /// `first` was received already. `farewell` is let go when our direction has ended, and said so.
+    pub(crate) async fn carry(
+        self,
+        inner: Stream,
+        pipes: Arc<Pipes>,
+        first: Option<Bytes>,
+        farewell: mpsc::Sender<()>,
+    ) -> Option<Self> {
+        let Self {
+            frames,
+            send,
+            from,
+            to,
+            network,
+            environment,
+            streams,
+            piece,
+        } = self;
+        let (stop, stops) = mpsc::channel(1);
+        let (sending, sent) = oneshot::channel();
+        let stopped = Notify::new();
+        let mut outgoing = Outgoing {
+            connection: send,
+            from,
+            to,
+            network,
+            environment: environment.clone(),
+            node: Some(inner.recv),
+            piece,
+            stream: streams,
+            stops,
+            farewell: Some(farewell),
+            sending: Some(sending),
+        };
+        let mut incoming = Incoming {
+            frames,
+            environment: environment.clone(),
+            node: Some(inner.send),
+            stream: streams,
+            stop: Some(stop),
+            stopped: &stopped,
+            sent,
+        };
+        match tokio::try_join!(biased; outgoing.run(&stopped), incoming.run(first)) {
+            Ok(_) => Some(Self {
+                frames: incoming.frames,
+                send: outgoing.connection,
+                from,
+                to,
+                network: outgoing.network,
+                environment,
+                streams: streams + 1,
+                piece: outgoing.piece,
+            }),
+            Err(Broken::Silently) => {
+                drop((outgoing, incoming));
+                pipes.kill();
+                environment.sleep(IDLE_TIMEOUT).await;
+                pipes.replace();
+                None
+            }
+            Err(Broken::Noticeably) => {
+                pipes.sever();
+                None
+            }
+        }
     }
 }
 
-/// Carries the stream whose inner end is `inner` until both directions have ended.
-///
-/// `first` was received already. `farewell` is let go when our direction has ended, and said so.
-pub(crate) async fn pump(
-    connection: Connection,
-    inner: Stream,
-    pipes: Arc<Pipes>,
-    first: Option<Bytes>,
-    farewell: mpsc::Sender<()>,
-) {
-    let Connection {
-        send,
-        recv,
-        from,
-        to,
-        network,
-        environment,
-    } = connection;
-    let (stop, stops) = mpsc::channel(1);
-    let stopped = Arc::new(Notify::new());
-    let mut outgoing = Outgoing {
-        connection: send,
-        from,
-        to,
-        network,
-        environment: environment.clone(),
-        node: Some(inner.recv),
-        stops,
-        farewell: Some(farewell),
-    };
-    let mut incoming = Incoming {
-        connection: recv,
-        environment: environment.clone(),
-        node: Some(inner.send),
-        stop: Some(stop),
-        stopped: stopped.clone(),
-    };
-    match tokio::try_join!(biased; outgoing.run(&stopped), incoming.run(first)) {
-        Ok(_) => {}
-        Err(Broken::Silently) => {
-            drop((outgoing, incoming));
-            pipes.kill();
-            environment.sleep(IDLE_TIMEOUT).await;
-            pipes.replace();
-        }
-        Err(Broken::Noticeably) => pipes.sever(),
-    }
+/// Whether a frame between two streams belongs to the one before.
+fn is_late(frame: &[u8]) -> bool {
+    matches!(frame.first(), Some(&(STOP | KEEP)))
 }
 
 /// How a connection can fail.
@@ -135,103 +210,150 @@ struct Outgoing {
     environment: Environment,
     /// What our node writes; `None` once that has ended.
     node: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    piece: Vec<u8>,
+    stream: u64,
     /// Requests to tell the peer to stop; closed when there is nothing left to stop.
     stops: mpsc::Receiver<()>,
     farewell: Option<mpsc::Sender<()>>,
+    /// Held until our direction has ended.
+    sending: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Outgoing {
     async fn run(&mut self, stopped: &Notify) -> Result<(), Broken> {
-        let mut buffer = vec![0; PIECE_BYTES];
         let mut may_stop = true;
         while self.node.is_some() || may_stop {
             let is_open = self.node.is_some();
             let keep_alive = self.environment.sleep(KEEP_ALIVE);
-            let read = async {
+            let gather = async {
                 match &mut self.node {
-                    Some(node) => node.read(&mut buffer).await,
+                    Some(node) => gather(&mut **node, &mut self.piece).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 stop = self.stops.recv(), if may_stop => match stop {
-                    Some(()) => self.say(STOP, &[]).await?,
+                    Some(()) => self.say(STOP, &self.stream.to_le_bytes()).await?,
                     None => may_stop = false,
                 },
-                () = stopped.notified(), if is_open => self.end_node(),
-                read = read => match read {
-                    Ok(0) => {
-                        self.say(FINISHED, &[]).await?;
+                () = stopped.notified(), if is_open => {
+                    self.say(RESET, &[]).await?;
+                    self.end_node();
+                }
+                kind = gather => {
+                    self.send_piece(kind).await?;
+                    if kind != DATA {
                         self.end_node();
                     }
-                    Ok(len) => self.say(DATA, &buffer[..len]).await?,
-                    Err(_) => {
-                        self.say(RESET, &[]).await?;
-                        self.end_node();
-                    }
-                },
+                }
                 () = keep_alive => self.say(KEEP, &[]).await?,
             }
         }
-        Ok(self.connection.shutdown().await?)
+        Ok(())
     }
 
     fn end_node(&mut self) {
         self.node = None;
         self.farewell = None;
+        self.sending = None;
     }
 
     async fn say(&mut self, kind: u8, bytes: &[u8]) -> io::Result<()> {
-        let mut frame = Vec::with_capacity(5 + bytes.len());
-        frame.extend_from_slice(&(1 + bytes.len() as u32).to_le_bytes());
-        frame.push(kind);
-        frame.extend_from_slice(bytes);
-        self.network.note(self.from, self.to, &frame);
-        self.connection.write_all(&frame).await
+        self.piece.clear();
+        self.piece.extend_from_slice(&[0; PIECE_HEADER_BYTES]);
+        self.piece.extend_from_slice(bytes);
+        self.send_piece(kind).await
+    }
+
+    /// Sends the piece that was made up.
+    async fn send_piece(&mut self, kind: u8) -> io::Result<()> {
+        let len = self.piece.len() - 4;
+        self.piece[..4].copy_from_slice(&(len as u32).to_le_bytes());
+        self.piece[4] = kind;
+        self.network.note(self.from, self.to, &self.piece);
+        self.connection.write_all(&self.piece).await
     }
 }
 
-struct Incoming {
-    connection: OwnedReadHalf,
+/// Before the bytes of a piece: its length and its kind.
+const PIECE_HEADER_BYTES: usize = 5;
+
+/// Waits until the node has written something, and makes up a piece of all that is there. Returns its kind.
+///
+/// If it is given up, nothing was read: nothing is awaited once something was.
+async fn gather(node: &mut (dyn AsyncRead + Send + Unpin), piece: &mut Vec<u8>) -> u8 {
+    piece.clear();
+    piece.extend_from_slice(&[0; PIECE_HEADER_BYTES]);
+    piece.reserve(PIECE_BYTES);
+    let mut room = PIECE_BYTES;
+    let mut read = Some(node.read_buf(&mut piece.limit(room)).await);
+    loop {
+        match read {
+            Some(Ok(0)) => return LAST,
+            Some(Ok(count)) => room -= count,
+            Some(Err(_)) => return RESET,
+            None => return DATA,
+        }
+        if room == 0 {
+            return DATA;
+        }
+        read = at_once(node.read_buf(&mut piece.limit(room))).await;
+    }
+}
+
+/// What a future comes to without waiting, if anything.
+async fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        Poll::Ready(match future.as_mut().poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+struct Incoming<'a> {
+    frames: Frames,
     environment: Environment,
     /// What our node reads; `None` once that has ended or it wants no more.
     node: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    stream: u64,
     /// Held as long as the peer might have to be stopped.
     stop: Option<mpsc::Sender<()>>,
-    stopped: Arc<Notify>,
+    stopped: &'a Notify,
+    /// Breaks when our direction has ended.
+    sent: oneshot::Receiver<Infallible>,
 }
 
-impl Incoming {
+impl Incoming<'_> {
+    /// Reads until both directions have ended: as long as ours has not, the peer may want it stopped.
     async fn run(&mut self, first: Option<Bytes>) -> Result<(), Broken> {
         if let Some(first) = first {
             self.take(&first).await?;
         }
-        // Read to the very end, whatever is still wanted: turmoil resets a connection that is dropped unread.
-        loop {
-            let frame = read_frame(&mut self.connection, 1 + PIECE_BYTES);
-            match self.environment.timeout(IDLE_TIMEOUT, frame).await {
-                None => return Err(Broken::Noticeably),
-                Some(Ok(frame)) => self.take(&frame).await?,
-                Some(Err(FrameError::Ended)) if self.stop.is_none() => return Ok(()),
-                Some(Err(_)) => return Err(Broken::Silently),
+        let mut is_sending = true;
+        while self.stop.is_some() || is_sending {
+            let frame = self.frames.next(1 + PIECE_BYTES);
+            tokio::select! {
+                biased;
+                _ = &mut self.sent, if is_sending => is_sending = false,
+                frame = self.environment.timeout(IDLE_TIMEOUT, frame) => match frame {
+                    None => return Err(Broken::Noticeably),
+                    Some(Ok(frame)) => self.take(&frame).await?,
+                    Some(Err(_)) => return Err(Broken::Silently),
+                },
             }
         }
+        Ok(())
     }
 
     async fn take(&mut self, frame: &[u8]) -> Result<(), Broken> {
         match frame.split_first() {
-            Some((&DATA, bytes)) => {
-                if let Some(node) = &mut self.node
-                    && node.write_all(bytes).await.is_err()
-                {
-                    self.node = None;
-                    if let Some(stop) = self.stop.take() {
-                        let _ = stop.send(()).await;
-                    }
-                }
-            }
-            Some((&FINISHED, _)) => {
+            Some((&DATA, bytes)) => self.deliver(bytes).await,
+            Some((&LAST, bytes)) => {
+                self.deliver(bytes).await;
                 if let Some(mut node) = self.node.take() {
                     let _ = node.shutdown().await;
                 }
@@ -241,10 +363,27 @@ impl Incoming {
                 self.node = None;
                 self.stop = None;
             }
-            Some((&STOP, _)) => self.stopped.notify_one(),
+            Some((&STOP, stream)) => {
+                if *stream == self.stream.to_le_bytes() {
+                    self.stopped.notify_one();
+                }
+            }
             Some((&KEEP, _)) => {}
             _ => return Err(Broken::Noticeably),
         }
         Ok(())
+    }
+
+    async fn deliver(&mut self, bytes: &[u8]) {
+        if let Some(node) = &mut self.node
+            && node.write_all(bytes).await.is_err()
+        {
+            self.node = None;
+            if let Some(stop) = self.stop.take() {
+                let _ = stop.send(()).await;
+                // Until the peer's direction has ended, it is not this stream's time.
+                self.stop = Some(stop);
+            }
+        }
     }
 }

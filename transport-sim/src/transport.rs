@@ -17,14 +17,14 @@ use funk::transport::{
     BoxFuture, Incoming, LocalNode, Peer, PeerKind, Stream, Transport, TransportCounters,
     TransportError,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use turmoil::net::{TcpListener, UdpSocket};
 
 use crate::hello::{Hello, MAX_HELLO_BYTES};
 use crate::network::SimNetwork;
 use crate::ports::Socket;
-use crate::pump::{Connection, pump};
+use crate::pump::Connection;
 use crate::reach::Reach;
 
 mod connect;
@@ -35,7 +35,7 @@ const INCOMING_QUEUE: usize = 1_024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long `close` waits for its farewells to leave.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection that was made ahead is not used any more after this long: its other end may have gone.
+/// A connection that carries no stream is not used any more after this long: its other end may have gone.
 const SPARE_LIFE: Duration = Duration::from_secs(1);
 /// Streams and tasks on the books before the ended ones are first struck off.
 const FIRST_SWEEP: usize = 64;
@@ -60,16 +60,16 @@ struct State {
     tasks: Vec<AbortHandle>,
     streams: Vec<Open>,
     sweep_at: usize,
-    /// Connections for the next stream to each address, so that a stream costs no round trips of its own, as over
-    /// QUIC.
-    spares: BTreeMap<SocketAddr, Spare>,
+    /// Connections for the next streams to each address, so that a stream costs no round trips of its own, as over
+    /// QUIC; the one used last is the last.
+    spares: BTreeMap<SocketAddr, Vec<Spare>>,
 }
 
-/// A connection that was made ahead.
+/// A connection that we made and that carries no stream.
 struct Spare {
     peer: Peer,
     connection: Connection,
-    made: Time,
+    since: Time,
 }
 
 struct Running {
@@ -83,6 +83,8 @@ struct Running {
     farewells: mpsc::Receiver<()>,
     /// Those that end at once when the node closes: they bring in what is new.
     listening: Vec<AbortHandle>,
+    /// Tells the connections that peers made and that carry no stream.
+    closing: Arc<Notify>,
 }
 
 /// A stream on the books.
@@ -160,33 +162,42 @@ impl Inner {
         self.lock().enlist(handle);
     }
 
-    /// The connection to the peer that was made ahead, if it is still good.
-    fn take_spare(&self, to: &PeerAddr, now: Time) -> Option<(Peer, Connection)> {
-        let mut state = self.lock();
-        let spare = state.spares.remove(&to.addr)?;
-        let running = state.running.as_ref()?;
-        let Instance { node, boot } = &spare.peer.instance;
-        let is_meant = to.node.as_ref().is_none_or(|meant| meant == node);
-        let is_newest = running.newest.get(node).is_none_or(|newest| newest == boot);
-        let is_good = is_meant && is_newest && now < spare.made + SPARE_LIFE;
-        is_good.then_some((spare.peer, spare.connection))
+    /// A connection to the peer that carries no stream and is still good.
+    async fn take_spare(&self, to: &PeerAddr, now: Time) -> Option<(Peer, Connection)> {
+        loop {
+            let mut spare = self.lock().take_spare(to, now)?;
+            if spare.connection.is_open().await {
+                return Some((spare.peer, spare.connection));
+            }
+        }
     }
 
-    /// Makes the connection for the next stream to the peer.
+    /// Makes a connection ahead for the next stream to the peer, if there is none.
     fn make_spare(self: &Arc<Self>, to: &PeerAddr, environment: &Environment) {
+        if self.lock().spares.contains_key(&to.addr) {
+            return;
+        }
         let (inner, to, by) = (self.clone(), to.clone(), environment.clone());
         self.spawn(environment, async move {
             let connect = inner.connect(&to, &by);
             let connected = by.timeout(CONNECT_TIMEOUT, connect).await;
             if let Some(Ok((peer, connection))) = connected {
-                let spare = Spare {
-                    peer,
-                    connection,
-                    made: by.now(),
-                };
-                inner.lock().spares.insert(to.addr, spare);
+                inner.keep_spare(to.addr, peer, connection, by.now());
             }
         });
+    }
+
+    fn keep_spare(&self, addr: SocketAddr, peer: Peer, connection: Connection, now: Time) {
+        let mut state = self.lock();
+        if state.running.is_some() {
+            let spares = state.spares.entry(addr).or_default();
+            spares.retain(|spare| now < spare.since + SPARE_LIFE);
+            spares.push(Spare {
+                peer,
+                connection,
+                since: now,
+            });
+        }
     }
 
     /// Who speaks from `ip`, or why it is refused. A newer run than was known breaks the streams with older ones.
@@ -272,27 +283,39 @@ impl Inner {
         }
     }
 
-    /// The node's end of a stream that the connection carries from now on.
-    fn carry(
-        &self,
-        connection: Connection,
-        peer: &Peer,
-        first: Option<Bytes>,
-    ) -> Result<Stream, TransportError> {
+    /// A new stream with the peer: the node's end of it, and what carries it over the connection until it has ended.
+    fn open(&self, peer: &Peer) -> Result<(Stream, Carrier), TransportError> {
         let (pipes, node, inner) = pipes::new();
-        let environment = connection.environment.clone();
         let mut state = self.lock();
         let running = state.running.as_ref().ok_or(TransportError::Closed)?;
         let farewell = running.farewell.clone();
-        let open = Open {
+        state.streams.push(Open {
             instance: peer.instance.clone(),
             kind: peer.kind,
             pipes: Arc::downgrade(&pipes),
+        });
+        let carrier = Carrier {
+            inner,
+            pipes,
+            farewell,
         };
-        state.streams.push(open);
-        let task = environment.spawn(pump(connection, inner, pipes, first, farewell));
-        state.enlist(task.abort_handle());
-        Ok(node)
+        Ok((node, carrier))
+    }
+}
+
+/// The far side of a stream's pipes.
+struct Carrier {
+    inner: Stream,
+    pipes: Arc<Pipes>,
+    farewell: mpsc::Sender<()>,
+}
+
+impl Carrier {
+    /// The connection again, once the stream has ended; `None`: it broke.
+    async fn carry(self, connection: Connection, first: Option<Bytes>) -> Option<Connection> {
+        connection
+            .carry(self.inner, self.pipes, first, self.farewell)
+            .await
     }
 }
 
@@ -304,6 +327,26 @@ impl State {
             self.streams.retain(|open| open.pipes.strong_count() > 0);
             self.sweep_at = FIRST_SWEEP.max(2 * (self.tasks.len() + self.streams.len()));
         }
+    }
+
+    /// The connection to the peer that was used last, if it is still good by what we know.
+    fn take_spare(&mut self, to: &PeerAddr, now: Time) -> Option<Spare> {
+        let spares = self.spares.get_mut(&to.addr)?;
+        let spare = spares.pop();
+        if spares.is_empty() {
+            self.spares.remove(&to.addr);
+        }
+        let spare = spare?;
+        let running = self.running.as_ref()?;
+        let Instance { node, boot } = &spare.peer.instance;
+        let is_meant = to.node.as_ref().is_none_or(|meant| meant == node);
+        let is_newest = running.newest.get(node).is_none_or(|newest| newest == boot);
+        let is_good = is_meant && is_newest && now < spare.since + SPARE_LIFE;
+        if !is_good {
+            // So are those that were used before it.
+            self.spares.remove(&to.addr);
+        }
+        is_good.then_some(spare)
     }
 
     fn open_streams(&self) -> impl Iterator<Item = Arc<Pipes>> {
@@ -318,6 +361,7 @@ impl State {
         self.spares.clear();
         let running = self.running.take()?;
         running.listening.iter().for_each(AbortHandle::abort);
+        running.closing.notify_waiters();
         Some(running)
     }
 
@@ -351,6 +395,7 @@ impl Transport for SimTransport {
             farewell,
             farewells,
             listening: vec![receive.abort_handle(), accept.abort_handle()],
+            closing: Arc::default(),
         });
         Ok(receiver)
     }
@@ -381,7 +426,7 @@ impl Transport for SimTransport {
     ) -> BoxFuture<'a, Result<(Peer, Stream), TransportError>> {
         Box::pin(async move {
             let environment = self.0.environment()?;
-            let spare = self.0.take_spare(to, environment.now());
+            let spare = self.0.take_spare(to, environment.now()).await;
             let (peer, connection) = match spare {
                 Some(spare) => spare,
                 None => {
@@ -396,7 +441,14 @@ impl Transport for SimTransport {
                 }
             };
             self.0.make_spare(to, &environment);
-            let stream = self.0.carry(connection, &peer, None)?;
+            let (stream, carrier) = self.0.open(&peer)?;
+            let (inner, addr, from) = (self.0.clone(), to.addr, peer.clone());
+            let by = environment.clone();
+            self.0.spawn(&environment, async move {
+                if let Some(connection) = carrier.carry(connection, None).await {
+                    inner.keep_spare(addr, from, connection, by.now());
+                }
+            });
             Ok((peer, stream))
         })
     }

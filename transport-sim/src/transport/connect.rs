@@ -7,7 +7,6 @@ use std::time::Duration;
 use funk::ids::PeerAddr;
 use funk::runtime::Environment;
 use funk::transport::{Incoming, Peer, TransportError};
-use funk::wire::read_frame;
 use tokio::sync::oneshot;
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -30,12 +29,12 @@ impl Inner {
         }
     }
 
-    /// Learns who opened a connection, and delivers the stream once its first byte is there. `None`: it came to
-    /// nothing.
+    /// Learns who opened a connection, and delivers its streams, each once its first byte is there. `None`: it came
+    /// to nothing, or to its end.
     async fn welcome(&self, connection: TcpStream, from: SocketAddr) -> Option<()> {
         let environment = self.environment().ok()?;
         let mut connection = self.connection(connection, from, &environment);
-        let hello = read_frame(&mut connection.recv, MAX_HELLO_BYTES);
+        let hello = connection.frames.next(MAX_HELLO_BYTES);
         let hello = environment.timeout(CONNECT_TIMEOUT, hello).await?.ok()?;
         let Some(hello) = Hello::decode(&mut &hello[..]) else {
             self.lock().counters.malformed += 1;
@@ -52,12 +51,20 @@ impl Inner {
         connection.to = peer.addr;
         let answer = Answer::Accepted(self.hello(None).ok()?).encode();
         connection.send_frame(&answer).await.ok()?;
-        let first = connection.first().await?;
-        let incoming = self.lock().running.as_ref()?.incoming.clone();
-        let carried = self.carry(connection, &peer, Some(first));
-        let stream = carried.ok()?;
-        let offer = Incoming::Stream { from: peer, stream };
-        incoming.send(offer).await.ok()
+        loop {
+            let closing = self.lock().running.as_ref()?.closing.clone();
+            let first = tokio::select! {
+                biased;
+                () = closing.notified() => return None,
+                first = connection.first() => first?,
+            };
+            let incoming = self.lock().running.as_ref()?.incoming.clone();
+            let (stream, carrier) = self.open(&peer).ok()?;
+            let from = peer.clone();
+            let offer = Incoming::Stream { from, stream };
+            incoming.send(offer).await.ok()?;
+            connection = carrier.carry(connection, Some(first)).await?;
+        }
     }
 
     fn connection(
@@ -66,15 +73,7 @@ impl Inner {
         to: SocketAddr,
         environment: &Environment,
     ) -> Connection {
-        let (recv, send) = connection.into_split();
-        Connection {
-            send,
-            recv,
-            from: self.addr,
-            to,
-            network: self.network.clone(),
-            environment: environment.clone(),
-        }
+        Connection::new(connection, self.addr, to, &self.network, environment)
     }
 
     /// A connection to the peer whose two ends know each other. Tried again for as long as nobody answers.
@@ -89,7 +88,7 @@ impl Inner {
             let mut connection = self.connection(connection, addr, environment);
             let hello = self.hello(to.node.clone())?.encode();
             let is_sent = connection.send_frame(&hello).await.is_ok();
-            let answer = read_frame(&mut connection.recv, MAX_HELLO_BYTES).await;
+            let answer = connection.frames.next(MAX_HELLO_BYTES).await;
             let answer = answer.ok().filter(|_| is_sent);
             let admitted = match answer.and_then(|answer| Answer::decode(&answer)) {
                 Some(Answer::Accepted(hello)) => match &to.node {
