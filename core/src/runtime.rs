@@ -111,10 +111,14 @@ impl Environment {
 
     /// The environment of the running task; outside any node, the system's.
     pub fn current() -> Self {
+        Self::with_current(Self::clone)
+    }
+
+    fn with_current<T>(look: impl Fn(&Self) -> T) -> T {
         static SYSTEM: OnceLock<Environment> = OnceLock::new();
         CURRENT
-            .try_with(Environment::clone)
-            .unwrap_or_else(|_| SYSTEM.get_or_init(Environment::system).clone())
+            .try_with(&look)
+            .unwrap_or_else(|_| look(SYSTEM.get_or_init(Environment::system)))
     }
 
     /// Runs a future, which is not a task of its own, in this environment.

@@ -31,7 +31,7 @@ use crate::network::SimNetwork;
 
 /// Bytes of a stream that travel in one piece.
 const PIECE_BYTES: usize = 16 << 10;
-/// After this long without a word, a node says that it is still there.
+/// After two of this without a word at the latest, a node says that it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// After this long without a word the connection is given up: turmoil's TCP does not send lost pieces again.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -222,9 +222,11 @@ struct Outgoing {
 impl Outgoing {
     async fn run(&mut self, stopped: &Notify) -> Result<(), Broken> {
         let mut may_stop = true;
+        // One timer for the whole stream: to set one for each piece costs more than to send it.
+        let mut keep_alive = pin!(self.environment.sleep(KEEP_ALIVE));
+        let mut is_silent = true;
         while self.node.is_some() || may_stop {
             let is_open = self.node.is_some();
-            let keep_alive = self.environment.sleep(KEEP_ALIVE);
             let gather = async {
                 match &mut self.node {
                     Some(node) => gather(&mut **node, &mut self.piece).await,
@@ -242,12 +244,18 @@ impl Outgoing {
                     self.end_node();
                 }
                 kind = gather => {
+                    is_silent = false;
                     self.send_piece(kind).await?;
                     if kind != DATA {
                         self.end_node();
                     }
                 }
-                () = keep_alive => self.say(KEEP, &[]).await?,
+                () = &mut keep_alive => {
+                    if std::mem::replace(&mut is_silent, true) {
+                        self.say(KEEP, &[]).await?;
+                    }
+                    keep_alive.set(self.environment.sleep(KEEP_ALIVE));
+                }
             }
         }
         Ok(())
@@ -334,16 +342,24 @@ impl Incoming<'_> {
             self.take(&first).await?;
         }
         let mut is_sending = true;
+        let mut heard_at = self.environment.now();
+        let mut idle = pin!(self.environment.sleep(IDLE_TIMEOUT));
         while self.stop.is_some() || is_sending {
-            let frame = self.frames.next(1 + PIECE_BYTES);
             tokio::select! {
                 biased;
                 _ = &mut self.sent, if is_sending => is_sending = false,
-                frame = self.environment.timeout(IDLE_TIMEOUT, frame) => match frame {
-                    None => return Err(Broken::Noticeably),
-                    Some(Ok(frame)) => self.take(&frame).await?,
-                    Some(Err(_)) => return Err(Broken::Silently),
-                },
+                frame = self.frames.next(1 + PIECE_BYTES) => {
+                    let frame = frame.map_err(|_| Broken::Silently)?;
+                    self.take(&frame).await?;
+                    heard_at = self.environment.now();
+                }
+                () = &mut idle => {
+                    let gives_up_at = heard_at + IDLE_TIMEOUT;
+                    if gives_up_at <= self.environment.now() {
+                        return Err(Broken::Noticeably);
+                    }
+                    idle.set(self.environment.sleep_until(gives_up_at));
+                }
             }
         }
         Ok(())

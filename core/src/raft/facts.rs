@@ -176,7 +176,8 @@ impl Told {
 
     /// The configuration when it changes; how far members have come, once a heartbeat.
     fn tell_members(&mut self, device: &Device, seen: &Metrics, now: Time) {
-        let changed = *self.membership != *seen.membership_config;
+        let is_same = Arc::ptr_eq(&self.membership, &seen.membership_config);
+        let changed = !is_same && *self.membership != *seen.membership_config;
         if changed {
             self.membership = seen.membership_config.clone();
             self.members = members_of(&self.membership);
@@ -208,8 +209,8 @@ fn leads(device: &Device, seen: &Metrics) -> bool {
 }
 
 pub(super) fn is_sole_voter(membership: &StoredMembership, me: &RaftId) -> bool {
-    let mut voters = membership.voter_ids();
-    voters.next().as_ref() == Some(me) && voters.next().is_none()
+    let joint = membership.membership().get_joint_config();
+    !joint.is_empty() && joint.iter().all(|voters| voters.iter().eq([me]))
 }
 
 fn members_of(membership: &StoredMembership) -> RaftMembers {

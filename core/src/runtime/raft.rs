@@ -59,7 +59,7 @@ impl Sub for RaftInstant {
 
 impl openraft_rt::Instant for RaftInstant {
     fn now() -> Self {
-        Self(Environment::current().now())
+        Self(Environment::with_current(Environment::now))
     }
 }
 
@@ -92,25 +92,28 @@ impl AsyncRuntime for Seam {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        Environment::current().sleep(duration)
+        Environment::with_current(|current| current.sleep(duration))
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        Environment::current().sleep_until(deadline.0)
+        Environment::with_current(|current| current.sleep_until(deadline.0))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
         duration: Duration,
         future: F,
     ) -> Self::Timeout<R, F> {
-        tokio::time::timeout(Environment::current().true_span(duration), future)
+        let span = Environment::with_current(|current| current.true_span(duration));
+        tokio::time::timeout(span, future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
         deadline: Self::Instant,
         future: F,
     ) -> Self::Timeout<R, F> {
-        let left = deadline.0.since(Environment::current().now());
+        let left = deadline
+            .0
+            .since(<Self::Instant as openraft_rt::Instant>::now().0);
         Self::timeout(left, future)
     }
 
