@@ -8,6 +8,7 @@ use std::fmt;
 use funk::engine::shard_map::ShardMap;
 use funk::ids::{Epoch, Instance, NodeId, ShardId};
 
+pub mod i10_linearizable;
 pub mod i1_single_owner;
 pub mod i2_same_maps;
 pub mod i3_fencing;
@@ -16,6 +17,7 @@ pub mod i5_fewest_moves;
 pub mod i6_raft;
 pub mod i7_states;
 pub mod i8_recovery;
+pub mod i9_nothing_lost;
 pub mod unmoved;
 
 /// An invariant that does not hold.

@@ -8,14 +8,14 @@ use std::time::Duration;
 use funk::ids::NodeId;
 use funk::runtime::Environment;
 use funk::{Answer, CallError, Client, Cluster, Request};
-use funk_history::linearizability::{Timed, Verdict, check};
-use funk_history::models::{Counter, CounterOperation, Register, RegisterOperation};
+use funk_history::linearizability::Timed;
+use funk_history::models::{CounterOperation, RegisterOperation};
 
 use super::plan::Load;
 use super::service::{Operation, chance, decode_value};
-
-/// Configurations that the search for an order of one key's operations may visit.
-const SEARCH_BUDGET: usize = 200_000;
+use crate::invariants::Violation;
+use crate::invariants::i9_nothing_lost::Increments;
+use crate::invariants::i10_linearizable::{Answered, Judged, Operations};
 
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,15 +55,6 @@ pub struct History {
     stopped: Arc<AtomicBool>,
 }
 
-/// What is judged by a history alone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Judged {
-    /// Keys whose operations have an order.
-    pub linearizable: u64,
-    /// Keys for which the search ran out of budget: nothing is known of them.
-    pub unknown: u64,
-}
-
 impl History {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Call>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,30 +88,21 @@ impl History {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// I9: what was acknowledged is in `contents`, the state of the replicas at the end.
-    pub fn check_contents(&self, contents: &BTreeMap<Vec<u8>, u64>) -> Result<(), String> {
+    /// What is known of the increments of each counter.
+    pub fn increments(&self) -> BTreeMap<u64, Increments> {
         let calls = self.lock();
-        let mut counts: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        let mut counters: BTreeMap<u64, Increments> = BTreeMap::new();
         for call in calls.iter().filter(|call| !is_register(call.key)) {
             if let Operation::Increment { .. } = call.operation {
-                let (acknowledged, unknown) = counts.entry(call.key).or_default();
+                let known = counters.entry(call.key).or_default();
                 match call.outcome {
-                    Outcome::Answered(..) => *acknowledged += 1,
-                    Outcome::Unknown => *unknown += 1,
+                    Outcome::Answered(..) => known.acknowledged += 1,
+                    Outcome::Unknown => known.unknown += 1,
                     Outcome::NotExecuted => {}
                 }
             }
         }
-        for (key, (acknowledged, unknown)) in counts {
-            let value = contents.get(key.to_string().as_bytes());
-            let value = value.copied().unwrap_or_default();
-            if value < acknowledged || value > acknowledged + unknown {
-                return Err(format!(
-                    "counter {key} is {value} after {acknowledged} acknowledged increments and {unknown} of which nobody knows"
-                ));
-            }
-        }
-        Ok(())
+        counters
     }
 
     fn begin(&self, by: Option<NodeId>, key: u64, operation: Operation) -> usize {
@@ -144,58 +126,22 @@ impl History {
         calls[call].error = error;
     }
 
-    /// I10: every key's operations have an order that explains every answer. And: no call that began after an answer
-    /// gets a lower token for its key.
-    pub fn judge(&self) -> Result<Judged, String> {
+    /// I10 of every key.
+    pub fn judge(&self) -> Result<Judged, Violation> {
         let calls = self.lock();
         let mut judged = Judged::default();
         let keys: BTreeSet<u64> = calls.iter().map(|call| call.key).collect();
         for key in keys {
             let of_key = || calls.iter().filter(|call| call.key == key);
-            tokens_rise(of_key())?;
-            let verdict = if is_register(key) {
-                let history: Vec<_> = of_key().filter_map(Call::on_register).collect();
-                check(&Register, &history, SEARCH_BUDGET)
+            let operations = if is_register(key) {
+                Operations::Register(of_key().filter_map(Call::on_register).collect())
             } else {
-                let history: Vec<_> = of_key().filter_map(Call::on_counter).collect();
-                check(&Counter, &history, SEARCH_BUDGET)
+                Operations::Counter(of_key().filter_map(Call::on_counter).collect())
             };
-            match verdict {
-                Verdict::Linearizable => judged.linearizable += 1,
-                Verdict::Unknown => judged.unknown += 1,
-                Verdict::NotLinearizable(stuck) => {
-                    return Err(format!("key {key} is not linearizable: {stuck:?}"));
-                }
-            }
+            let answers: Vec<Answered> = of_key().filter_map(Call::answered).collect();
+            judged.judge(key, &operations, &answers)?;
         }
         Ok(judged)
-    }
-}
-
-fn tokens_rise<'a>(calls: impl Iterator<Item = &'a Call>) -> Result<(), String> {
-    let mut answers: Vec<(Duration, bool, u64)> = Vec::new();
-    for call in calls {
-        if let Outcome::Answered(_, epoch) = call.outcome {
-            answers.push((call.start, false, epoch));
-            answers.push((call.end, true, epoch));
-        }
-    }
-    // Of equal times begins come first: calls that touch overlap.
-    answers.sort_unstable();
-    let mut highest = 0;
-    let mut floor_at_begin = BTreeMap::new();
-    for (at, ends, epoch) in answers {
-        if ends {
-            highest = highest.max(epoch);
-        } else if epoch < highest {
-            floor_at_begin.insert(at, (epoch, highest));
-        }
-    }
-    match floor_at_begin.first_key_value() {
-        None => Ok(()),
-        Some((at, (epoch, highest))) => Err(format!(
-            "a call that began at {at:?} was answered under token {epoch}, after an answer under {highest}"
-        )),
     }
 }
 
@@ -211,6 +157,17 @@ impl Call {
             end,
             operation,
         })
+    }
+
+    fn answered(&self) -> Option<Answered> {
+        match self.outcome {
+            Outcome::Answered(_, epoch) => Some(Answered {
+                start: self.start,
+                end: self.end,
+                epoch,
+            }),
+            _ => None,
+        }
     }
 
     fn value(&self) -> Option<u64> {

@@ -17,7 +17,7 @@ use super::record::Shared;
 use super::service::{Registers, Replica};
 use super::trace::{Mark, Trace};
 use super::workload::{self, Caller, History};
-use crate::invariants::{Verdict, Violation};
+use crate::invariants::{Verdict, Violation, i9_nothing_lost};
 use crate::tally::Tally;
 
 /// How long the cluster may take to recover, beside the longest timeout configured (I8).
@@ -309,28 +309,20 @@ impl World {
                 tally.add_many("calls answered", answered as u64);
                 Ok(())
             }
-            Err(what) => Err(self.failure(Violation::new("I10", what))),
+            Err(violation) => Err(self.failure(violation)),
         }
     }
 
-    /// I9: what was acknowledged is there, on every replica; what is read at the end is part of the history.
+    /// I9, on every replica that is there.
     fn check_replicas(&mut self) -> Result<(), Failure> {
         let there = self.there();
         let replicas: Vec<_> = {
             let replicas = lock(&self.replicas);
-            there.iter().map(|&at| replicas[at].contents()).collect()
+            let contents = |&at: &usize| (self.names[at].to_string(), replicas[at].contents());
+            there.iter().map(contents).collect()
         };
-        for (at, contents) in there.iter().zip(&replicas) {
-            if *contents != replicas[0] {
-                let what = format!(
-                    "{} and {} end with different states: {contents:?} and {:?}",
-                    self.names[*at], self.names[there[0]], replicas[0]
-                );
-                return Err(self.failure(Violation::new("I9", what)));
-            }
-        }
-        let calls = self.history.check_contents(&replicas[0]);
-        calls.map_err(|what| self.failure(Violation::new("I9", what)))
+        let verdict = i9_nothing_lost::check(&replicas, &self.history.increments());
+        verdict.map_err(|violation| self.failure(violation))
     }
 
     fn end_load(&mut self) {
