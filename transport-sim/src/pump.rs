@@ -6,7 +6,9 @@
 //! until the peer has been silent for too long.
 //!
 //! A connection whose stream ended in so many words, both ways, carries the next one: a stream costs no round trips
-//! and no port of its own. (A host of turmoil has some 16,000 ports to call from, and they come round again.)
+//! and no port of its own. (A host of turmoil has some 16,000 ports to call from, and they come round again.) Whoever
+//! accepted it says when that is so: what the other has said last may have been swallowed by a cut, and with it, as
+//! turmoil's TCP sends nothing again, all that would follow.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -41,9 +43,20 @@ const DATA: u8 = 1;
 const LAST: u8 = 2;
 /// The sender was dropped in the middle.
 const RESET: u8 = 3;
-/// The receiver of the stream of this number was dropped; nothing more of it is wanted.
+/// The receiver was dropped; nothing more is wanted.
 const STOP: u8 = 4;
 const KEEP: u8 = 5;
+/// Added to another kind by the end that accepted the connection: it can carry the next stream.
+const READY: u8 = 0x80;
+
+/// Which end of a connection this is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It opens the streams.
+    Dialler,
+    /// It is told of them.
+    Acceptor,
+}
 
 /// One end of a connection after its introduction.
 pub(crate) struct Connection {
@@ -53,8 +66,7 @@ pub(crate) struct Connection {
     pub(crate) to: SocketAddr,
     network: SimNetwork,
     environment: Environment,
-    /// Streams that it carried before: the same number at both ends.
-    streams: u64,
+    end: End,
     /// The piece that is made up.
     piece: Vec<u8>,
 }
@@ -62,6 +74,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         connection: TcpStream,
+        end: End,
         from: SocketAddr,
         to: SocketAddr,
         network: &SimNetwork,
@@ -75,7 +88,7 @@ impl Connection {
             to,
             network: network.clone(),
             environment: environment.clone(),
-            streams: 0,
+            end,
             piece: Vec::new(),
         }
     }
@@ -91,13 +104,7 @@ impl Connection {
 
     /// Between two streams: whether the peer has not hung up.
     pub(crate) async fn is_open(&mut self) -> bool {
-        loop {
-            match at_once(self.frames.next(1 + PIECE_BYTES)).await {
-                None => return true,
-                Some(Ok(frame)) if is_late(&frame) => {}
-                Some(_) => return false,
-            }
-        }
+        at_once(self.frames.next(1 + PIECE_BYTES)).await.is_none()
     }
 
     /// Waits for the first frame of the next stream. `None`: it never comes.
@@ -105,7 +112,8 @@ impl Connection {
         loop {
             let frame = self.frames.next(1 + PIECE_BYTES);
             let frame = self.environment.timeout(IDLE_TIMEOUT, frame).await?.ok()?;
-            if !is_late(&frame) {
+            // What was under way when the stream before ended.
+            if !matches!(frame.first(), Some(&(STOP | KEEP))) {
                 return Some(frame);
             }
         }
@@ -129,7 +137,7 @@ impl Connection {
             to,
             network,
             environment,
-            streams,
+            end,
             piece,
         } = self;
         let (stop, stops) = mpsc::channel(1);
@@ -143,7 +151,8 @@ impl Connection {
             environment: environment.clone(),
             node: Some(inner.recv),
             piece,
-            stream: streams,
+            end,
+            is_ready: false,
             stops,
             farewell: Some(farewell),
             sending: Some(sending),
@@ -152,7 +161,7 @@ impl Connection {
             frames,
             environment: environment.clone(),
             node: Some(inner.send),
-            stream: streams,
+            may_go_on: end == End::Acceptor,
             stop: Some(stop),
             stopped: &stopped,
             sent,
@@ -165,7 +174,7 @@ impl Connection {
                 to,
                 network: outgoing.network,
                 environment,
-                streams: streams + 1,
+                end,
                 piece: outgoing.piece,
             }),
             Err(Broken::Silently) => {
@@ -181,11 +190,6 @@ impl Connection {
             }
         }
     }
-}
-
-/// Whether a frame between two streams belongs to the one before.
-fn is_late(frame: &[u8]) -> bool {
-    matches!(frame.first(), Some(&(STOP | KEEP)))
 }
 
 /// How a connection can fail.
@@ -211,7 +215,9 @@ struct Outgoing {
     /// What our node writes; `None` once that has ended.
     node: Option<Box<dyn AsyncRead + Send + Unpin>>,
     piece: Vec<u8>,
-    stream: u64,
+    end: End,
+    /// Whether we said so.
+    is_ready: bool,
     /// Requests to tell the peer to stop; closed when there is nothing left to stop.
     stops: mpsc::Receiver<()>,
     farewell: Option<mpsc::Sender<()>>,
@@ -236,11 +242,11 @@ impl Outgoing {
             tokio::select! {
                 biased;
                 stop = self.stops.recv(), if may_stop => match stop {
-                    Some(()) => self.say(STOP, &self.stream.to_le_bytes()).await?,
+                    Some(()) => self.say(STOP).await?,
                     None => may_stop = false,
                 },
                 () = stopped.notified(), if is_open => {
-                    self.say(RESET, &[]).await?;
+                    self.say(RESET).await?;
                     self.end_node();
                 }
                 kind = gather => {
@@ -252,11 +258,14 @@ impl Outgoing {
                 }
                 () = &mut keep_alive => {
                     if std::mem::replace(&mut is_silent, true) {
-                        self.say(KEEP, &[]).await?;
+                        self.say(KEEP).await?;
                     }
                     keep_alive.set(self.environment.sleep(KEEP_ALIVE));
                 }
             }
+        }
+        if self.end == End::Acceptor && !self.is_ready {
+            self.say(KEEP).await?;
         }
         Ok(())
     }
@@ -267,18 +276,20 @@ impl Outgoing {
         self.sending = None;
     }
 
-    async fn say(&mut self, kind: u8, bytes: &[u8]) -> io::Result<()> {
+    async fn say(&mut self, kind: u8) -> io::Result<()> {
         self.piece.clear();
         self.piece.extend_from_slice(&[0; PIECE_HEADER_BYTES]);
-        self.piece.extend_from_slice(bytes);
         self.send_piece(kind).await
     }
 
     /// Sends the piece that was made up.
     async fn send_piece(&mut self, kind: u8) -> io::Result<()> {
+        let ends = self.node.is_none() || kind == LAST || kind == RESET;
+        // Nothing to stop any more: the peer's direction has ended.
+        self.is_ready = self.end == End::Acceptor && ends && self.stops.is_closed();
         let len = self.piece.len() - 4;
         self.piece[..4].copy_from_slice(&(len as u32).to_le_bytes());
-        self.piece[4] = kind;
+        self.piece[4] = kind | if self.is_ready { READY } else { 0 };
         self.network.note(self.from, self.to, &self.piece);
         self.connection.write_all(&self.piece).await
     }
@@ -327,7 +338,8 @@ struct Incoming<'a> {
     environment: Environment,
     /// What our node reads; `None` once that has ended or it wants no more.
     node: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    stream: u64,
+    /// The peer has said that the connection can carry the next stream, or it is us who say that.
+    may_go_on: bool,
     /// Held as long as the peer might have to be stopped.
     stop: Option<mpsc::Sender<()>>,
     stopped: &'a Notify,
@@ -344,7 +356,7 @@ impl Incoming<'_> {
         let mut is_sending = true;
         let mut heard_at = self.environment.now();
         let mut idle = pin!(self.environment.sleep(IDLE_TIMEOUT));
-        while self.stop.is_some() || is_sending {
+        while self.stop.is_some() || is_sending || !self.may_go_on {
             tokio::select! {
                 biased;
                 _ = &mut self.sent, if is_sending => is_sending = false,
@@ -366,25 +378,25 @@ impl Incoming<'_> {
     }
 
     async fn take(&mut self, frame: &[u8]) -> Result<(), Broken> {
-        match frame.split_first() {
-            Some((&DATA, bytes)) => self.deliver(bytes).await,
-            Some((&LAST, bytes)) => {
+        let Some((kind, bytes)) = frame.split_first() else {
+            return Err(Broken::Noticeably);
+        };
+        self.may_go_on |= kind & READY != 0;
+        match kind & !READY {
+            DATA => self.deliver(bytes).await,
+            LAST => {
                 self.deliver(bytes).await;
                 if let Some(mut node) = self.node.take() {
                     let _ = node.shutdown().await;
                 }
                 self.stop = None;
             }
-            Some((&RESET, _)) => {
+            RESET => {
                 self.node = None;
                 self.stop = None;
             }
-            Some((&STOP, stream)) => {
-                if *stream == self.stream.to_le_bytes() {
-                    self.stopped.notify_one();
-                }
-            }
-            Some((&KEEP, _)) => {}
+            STOP => self.stopped.notify_one(),
+            KEEP => {}
             _ => return Err(Broken::Noticeably),
         }
         Ok(())

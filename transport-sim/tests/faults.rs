@@ -147,6 +147,69 @@ fn a_quiet_stream_lives_as_long_as_both_ends_do() {
     assert_eq!(*log.borrow(), ["up 1", "said 1", "stream from alice/1"]);
 }
 
+/// Opens a stream, gives it up while nothing of what it says arrives, and opens another once that is over.
+async fn caller_in_a_cut(node: SimNode, log: Log) -> turmoil::Result {
+    let (transport, _incoming) = start(&node, &node.name).await;
+    let bob = peer(&node, "bob");
+    let (_, mut stream) = transport.open_stream(&bob).await?;
+    stream.send.write_all(b"hello").await?;
+    say(&log, "said hello");
+    node.environment.sleep(Duration::from_secs(1)).await;
+    drop(stream.send);
+    // The holder gives up its end at the same time, unasked, and we hear that.
+    let end = stream.recv.read_to_end(&mut Vec::new()).await;
+    say(
+        &log,
+        format!("first: {:?}", end.map_err(|error| error.kind())),
+    );
+    node.environment.sleep(Duration::from_millis(400)).await;
+    let (_, mut stream) = transport.open_stream(&bob).await?;
+    stream.send.write_all(b"hello").await?;
+    let echo = stream.recv.read_exact(&mut [0; 5]).await;
+    say(
+        &log,
+        format!("second: {:?}", echo.map_err(|error| error.kind())),
+    );
+    std::future::pending().await
+}
+
+/// Answers every stream with what it got, and gives it up after a second.
+async fn answerer(node: SimNode) -> turmoil::Result {
+    let (_transport, mut incoming) = start(&node, &node.name).await;
+    while let Some(incoming) = incoming.recv().await {
+        let Incoming::Stream { mut stream, .. } = incoming else {
+            continue;
+        };
+        let environment = node.environment.clone();
+        tokio::task::spawn_local(node.environment.scope(async move {
+            let mut hello = [0; 5];
+            if stream.recv.read_exact(&mut hello).await.is_ok() {
+                let _ = stream.send.write_all(&hello).await;
+            }
+            environment.sleep(Duration::from_secs(1)).await;
+        }));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_lost_a_word_in_a_cut_carries_no_further_stream() {
+    let mut simulation = Simulation::new(&SimulationConfig::new(12));
+    let log = Log::default();
+    simulation.add(&name("bob"), Clock::default(), answerer);
+    let for_caller = log.clone();
+    simulation.add(&name("alice"), Clock::default(), move |node| {
+        caller_in_a_cut(node, for_caller.clone())
+    });
+    wait_for(&mut simulation, &log, "said hello");
+    simulation.run_for(Duration::from_millis(500)).unwrap();
+    simulation.cut_one_way(&name("alice"), &name("bob"));
+    wait_for(&mut simulation, &log, "first: Err(ConnectionReset)");
+    simulation.heal_all();
+    simulation.run_for(Duration::from_secs(2)).unwrap();
+    assert!(has(&log, "second: Ok(5)"), "{:?}", log.borrow());
+}
+
 #[test]
 fn a_paused_node_answers_nothing_and_goes_on_where_it_stood() {
     let (mut simulation, log) = caller_and_holder(4);

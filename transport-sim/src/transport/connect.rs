@@ -12,7 +12,7 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use super::{CONNECT_TIMEOUT, Inner};
 use crate::hello::{Answer, Hello, MAX_HELLO_BYTES};
-use crate::pump::Connection;
+use crate::pump::{Connection, End};
 use crate::reach::Permission;
 
 /// How long one dial may take, and the pause after one that found nobody to talk to.
@@ -33,7 +33,7 @@ impl Inner {
     /// to nothing, or to its end.
     async fn welcome(&self, connection: TcpStream, from: SocketAddr) -> Option<()> {
         let environment = self.environment().ok()?;
-        let mut connection = self.connection(connection, from, &environment);
+        let mut connection = self.connection(connection, End::Acceptor, from, &environment);
         let hello = connection.frames.next(MAX_HELLO_BYTES);
         let hello = environment.timeout(CONNECT_TIMEOUT, hello).await?.ok()?;
         let Some(hello) = Hello::decode(&mut &hello[..]) else {
@@ -70,10 +70,11 @@ impl Inner {
     fn connection(
         &self,
         connection: TcpStream,
+        end: End,
         to: SocketAddr,
         environment: &Environment,
     ) -> Connection {
-        Connection::new(connection, self.addr, to, &self.network, environment)
+        Connection::new(connection, end, self.addr, to, &self.network, environment)
     }
 
     /// A connection to the peer whose two ends know each other. Tried again for as long as nobody answers.
@@ -85,7 +86,7 @@ impl Inner {
         let addr = to.addr;
         loop {
             let connection = self.dial(addr, environment).await?;
-            let mut connection = self.connection(connection, addr, environment);
+            let mut connection = self.connection(connection, End::Dialler, addr, environment);
             let hello = self.hello(to.node.clone())?.encode();
             let is_sent = connection.send_frame(&hello).await.is_ok();
             let answer = connection.frames.next(MAX_HELLO_BYTES).await;
