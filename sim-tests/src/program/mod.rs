@@ -11,6 +11,7 @@ pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod shrink;
+pub(crate) mod speed;
 
 /// What the nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
