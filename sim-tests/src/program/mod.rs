@@ -8,6 +8,7 @@ use funk_sim_tests::stack::plan;
 pub(crate) mod determinism;
 pub(crate) mod engine;
 pub(crate) mod mutants;
+mod pinned;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod shrink;
