@@ -1,6 +1,7 @@
 //! Simulators and the invariants that they check.
 
 pub mod engine_world;
+pub mod idle_raft;
 pub mod invariants;
 pub mod model_raft;
 pub mod mutation;

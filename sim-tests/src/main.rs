@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use program::{determinism, engine, mutants, replay, run, shrink};
+use program::{determinism, engine, mutants, replay, run, shrink, speed};
 
 /// What a command comes to: whether all is well, or why it could not be carried out.
 type Done = Result<bool, String>;
@@ -28,6 +28,7 @@ Examples:
   sim replay 17 --log -                   what happened in seed 17
   sim shrink 17                           what seed 17 needs to fail
   sim check-determinism --seeds 100       a seed is the same run everywhere
+  sim speed                               how fast all that is
   sim engine run 0..2000                  engines alone, many times as fast
 
 `sim COMMAND --help` shows more of them. Status: 0 all held, 1 something did not, 2 wrong arguments.";
@@ -44,6 +45,8 @@ enum Command {
     Shrink(shrink::Arguments),
     /// Runs each seed in several ways: all must be the same run, to the byte.
     CheckDeterminism(determinism::Arguments),
+    /// How fast the simulators are, next to bare raft.
+    Speed(speed::Arguments),
     /// Production engines over a model raft, without a runtime.
     #[command(subcommand)]
     Engine(engine::Command),
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::CheckDeterminism(arguments) => determinism::run(&arguments),
+        Command::Speed(arguments) => speed::run(&arguments),
         Command::Engine(command) => Ok(engine::run(command)),
     };
     match done {

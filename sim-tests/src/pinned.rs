@@ -1,38 +1,222 @@
-//! Seeds that once failed: run first, each with what it found.
+//! Seeds that are run every time, each for a situation that few others reach.
 //!
-//! A seed means a schedule only while [`Profile`](crate::engine_world::profile::Profile) and world stay as they
-//! are; the rule it broke has a unit test as well.
+//! A seed means its options, and they stay; but what comes of them changes with every change of the nodes' timing. So each
+//! names what it is to reach, and one that does not reach it any more says so: then another should take its place. A seed
+//! that found a bug belongs here too, with the situation in which it did.
 
-/// Seed, and what it found when it was pinned.
-pub const PINNED: &[(u64, &str)] = &[
-    (
-        1,
-        "a leader that heard no quorum asked for a tick at once, again and again",
+use std::fmt;
+
+use crate::engine_world;
+use crate::stack::plan::Transport;
+use crate::stack::{self, Plan};
+use crate::tally::Tally;
+
+/// What a seed is one of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Simulator {
+    /// The swarm of whole nodes: `sim replay`.
+    Stack(Transport),
+    /// The engines alone: `sim engine replay`.
+    Engines,
+}
+
+/// A seed with its reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Pin {
+    /// Of which simulator.
+    pub simulator: Simulator,
+    /// The seed.
+    pub seed: u64,
+    /// What the run reaches, as it is counted.
+    pub reaches: &'static str,
+    /// Why that is worth a run every time.
+    pub why: &'static str,
+}
+
+const TCP: Simulator = Simulator::Stack(Transport::Tcp);
+const QUIC: Simulator = Simulator::Stack(Transport::Quic);
+
+const fn pin(simulator: Simulator, seed: u64, reaches: &'static str, why: &'static str) -> Pin {
+    Pin {
+        simulator,
+        seed,
+        reaches,
+        why,
+    }
+}
+
+/// All of them.
+pub const PINNED: &[Pin] = &[
+    pin(
+        TCP,
+        10,
+        "void entries",
+        "leaders change before their proposals commit, so often that hundreds of entries are void (P2)",
     ),
-    (
-        36,
-        "a refused configuration change was asked for again at once, without end",
+    pin(
+        TCP,
+        21,
+        "drains given up",
+        "a guard is held for longer than a drain may take, and the map goes on without it (P4)",
     ),
-    (
-        16,
-        "a joint configuration outlived the leader that began it, and nobody ended it (M1)",
+    pin(
+        TCP,
+        22,
+        "guarded writes rejected by token",
+        "owners write after their time, and only the token stops them (I3)",
     ),
-    (53, "the same"),
-    (
-        94,
-        "a lost store was counted as a live voter because its name answered (M0, M2)",
+    pin(
+        TCP,
+        25,
+        "snapshots installed during a change",
+        "leaders lose their stores while much is lost and slow: snapshots arrive in the middle of dozens of changes (P3)",
     ),
-    (
-        138,
-        "the same, while gossip did not know of the new run yet",
+    pin(
+        TCP,
+        45,
+        "leader changed before the first ack",
+        "the shortest phase of a hand-off, hit by a change of leader",
     ),
-    (
-        12,
-        "the model raft did not replicate while leadership was handed on",
+    pin(
+        TCP,
+        48,
+        "leader changed between the last ack and the commit",
+        "the successor must decide on acks that it did not hear",
     ),
-    (1620, "the check of I2 met a map by snapshot first"),
-    (
-        631,
-        "the check of I5 did not know of pins whose leader had died",
+    pin(
+        TCP,
+        74,
+        "drains given up",
+        "as 21, with machines that sleep in between: guards outlive drains and leases",
+    ),
+    pin(
+        QUIC,
+        10,
+        "machines that slept",
+        "machines sleep twenty times: the timers of QUIC stand still with them, leases do not",
+    ),
+    pin(
+        Simulator::Engines,
+        40,
+        "drains given up",
+        "ten drains given up in one schedule (P4)",
+    ),
+    pin(
+        Simulator::Engines,
+        42,
+        "acquire hooks failed",
+        "hooks fail fifteen times in one schedule: back-off, then another owner",
+    ),
+    pin(
+        Simulator::Engines,
+        53,
+        "pings of another cluster",
+        "nodes are pinged by the leader of a cluster that is not theirs, again and again",
+    ),
+    pin(
+        Simulator::Engines,
+        68,
+        "void entries",
+        "a hundred entries of leaders that fell are void (P2)",
+    ),
+    pin(
+        Simulator::Engines,
+        152,
+        "bootstrap invitations refused",
+        "a node that has promised itself to one set of founders is invited by another",
+    ),
+    pin(
+        Simulator::Engines,
+        200,
+        "hand-offs interrupted before the first ack",
+        "the shortest phase of a hand-off, interrupted six times",
+    ),
+    pin(
+        Simulator::Engines,
+        202,
+        "bootstrap promises lapsed",
+        "founders break off and begin again, with promises lapsed and given back",
+    ),
+    pin(
+        Simulator::Engines,
+        211,
+        "logs abandoned",
+        "a founder's own log is abandoned for that of a cluster that came to be without it",
     ),
 ];
+
+/// What came of a pinned seed that held.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Whether it still reaches what it was pinned for.
+    pub reaches: bool,
+    /// Everything that it reached.
+    pub tally: Tally,
+}
+
+impl Pin {
+    /// Runs it.
+    ///
+    /// # Errors
+    ///
+    /// What did not hold.
+    pub fn run(&self) -> Result<Held, String> {
+        let tally = match self.simulator {
+            Simulator::Engines => engine_world::run(self.seed, false)
+                .map(|outcome| outcome.tally)
+                .map_err(|failure| failure.to_string()),
+            Simulator::Stack(transport) => {
+                let plan = Plan {
+                    transport,
+                    ..Plan::swarm(self.seed)
+                };
+                stack::run(&plan)
+                    .map(|outcome| outcome.tally)
+                    .map_err(|failure| failure.to_string())
+            }
+        }?;
+        Ok(Held {
+            reaches: tally.count(self.reaches) > 0,
+            tally,
+        })
+    }
+
+    /// What the program is told to replay it.
+    pub fn replay(&self) -> String {
+        let seed = self.seed;
+        match self.simulator {
+            TCP => format!("replay {seed}"),
+            QUIC => format!("replay {seed} --transport quic"),
+            Simulator::Engines => format!("engine replay {seed}"),
+        }
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let simulator = match self.simulator {
+            TCP => "stack over TCP",
+            QUIC => "stack over QUIC",
+            Simulator::Engines => "engines",
+        };
+        write!(f, "{simulator}, seed {}", self.seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_seed_is_pinned_twice_and_each_has_a_reason() {
+        let mut names: Vec<String> = PINNED.iter().map(Pin::to_string).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), PINNED.len());
+        assert!(
+            PINNED
+                .iter()
+                .all(|pin| !pin.why.is_empty() && !pin.why.contains('\n'))
+        );
+    }
+}

@@ -21,11 +21,11 @@ pub(crate) const STALE_RUN: u32 = 6;
 pub(crate) const BAD_HELLO: u32 = 7;
 /// The node has too many clients.
 pub(crate) const BUSY: u32 = 9;
+/// The introduction took too long for the side that closes.
+pub(crate) const GIVEN_UP: u32 = 10;
+
 /// Application error code of a stream half that was dropped before its end.
 pub(crate) const ABANDONED: VarInt = VarInt::from_u32(8);
-
-/// The introduction took too long for the side that closes.
-pub(crate) const GIVEN_UP: u32 = 9;
 
 /// TLS alerts become these transport error codes (RFC 9001, 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
@@ -176,7 +176,7 @@ impl From<&ConnectionError> for Failure {
 pub(crate) fn is_peers_close(error: &ConnectionError) -> bool {
     match error {
         ConnectionError::ApplicationClosed(close) => {
-            ![SPARE, GIVEN_UP].contains(&(close.error_code.into_inner() as u32))
+            ![SPARE, BUSY, GIVEN_UP].contains(&(close.error_code.into_inner() as u32))
                 && matches!(Failure::from(error), Failure::Unreachable(_))
         }
         ConnectionError::ConnectionClosed(_) => {
@@ -210,5 +210,44 @@ fn tls_reason(code: u64, reason: &str) -> String {
             String::from_utf8_lossy(crate::tls::PROTOCOL)
         ),
         _ => reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use quinn::ApplicationClose;
+
+    use super::*;
+
+    fn closed(code: u32) -> ConnectionError {
+        ConnectionError::ApplicationClosed(ApplicationClose {
+            error_code: VarInt::from_u32(code),
+            reason: Vec::new().into(),
+        })
+    }
+
+    #[test]
+    fn every_code_means_one_thing() {
+        let codes = [
+            GOODBYE, SPARE, REPLACED, MYSELF, WRONG_NAME, STALE_RUN, BAD_HELLO, BUSY, GIVEN_UP,
+        ];
+        let numbers: BTreeSet<u64> = codes.into_iter().map(u64::from).collect();
+        assert_eq!(numbers.len(), codes.len());
+        // Quinn closes with 0 when a connection is dropped.
+        assert!(!numbers.contains(&0) && !numbers.contains(&ABANDONED.into_inner()));
+    }
+
+    #[test]
+    fn only_a_farewell_counts_as_one() {
+        assert!(is_peers_close(&closed(GOODBYE)));
+        assert!(is_peers_close(&closed(0)), "the process dropped it");
+        for code in [
+            SPARE, BUSY, GIVEN_UP, WRONG_NAME, STALE_RUN, REPLACED, MYSELF,
+        ] {
+            assert!(!is_peers_close(&closed(code)), "{code}");
+        }
+        assert!(!is_peers_close(&ConnectionError::TimedOut));
     }
 }

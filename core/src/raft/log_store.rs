@@ -350,3 +350,177 @@ impl RaftLogStorage<TypeConfig> for Stores {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::leader_id_std::CommittedLeaderId;
+
+    use super::super::testing::simulate;
+    use super::super::types;
+    use super::*;
+    use crate::ids::RaftId;
+    use openraft::type_config::TypeConfigExt;
+
+    const MS: Duration = Duration::from_millis(1);
+    const FLUSH: Duration = Duration::from_millis(10);
+
+    type Acknowledged = openraft::alias::OneshotReceiverOf<TypeConfig, io::Result<()>>;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId {
+            leader_id: CommittedLeaderId::new(term),
+            index,
+        }
+    }
+
+    /// Appends entries of a term; answered once they are acknowledged.
+    async fn append(stores: &Stores, term: u64, indexes: std::ops::Range<u64>) -> Acknowledged {
+        let (sender, acknowledged) = TypeConfig::oneshot();
+        let entries = indexes.map(|index| LogEntry {
+            log_id: id(term, index),
+            payload: EntryPayload::Normal(types::Entry::raw(b"entry")),
+        });
+        let callback = IOFlushed::signal(sender);
+        stores.clone().append(entries, callback).await.unwrap();
+        acknowledged
+    }
+
+    fn is_done(acknowledged: &mut Acknowledged) -> bool {
+        acknowledged.try_recv().is_ok()
+    }
+
+    async fn wait(span: Duration) {
+        Environment::current().sleep(span).await;
+    }
+
+    /// Terms and indexes of the log.
+    async fn log(stores: &Stores) -> Vec<(u64, u64)> {
+        let entries = stores.clone().try_get_log_entries(0..).await.unwrap();
+        let expected: usize = entries.iter().map(size).sum();
+        assert_eq!(stores.log_bytes(), expected);
+        let ids = entries.iter().map(|entry| entry.log_id);
+        ids.map(|id| (id.leader_id.term, id.index)).collect()
+    }
+
+    fn test(test: impl Future<Output = ()>) {
+        simulate(async {
+            let environment = Environment::simulated(1, 1.0, Duration::ZERO);
+            environment.scope(test).await;
+        });
+    }
+
+    #[test]
+    fn a_loss_of_power_takes_exactly_what_was_not_flushed() {
+        test(async {
+            let mut stores = Stores::with_flush(FLUSH);
+            append(&stores, 1, 0..2).await;
+            wait(6 * MS).await;
+            append(&stores, 1, 2..5).await;
+            stores.save_committed(Some(id(1, 3))).await.unwrap();
+            assert!(stores.is_volatile());
+            wait(5 * MS).await;
+            assert!(stores.has_flushed(&id(1, 1)) && !stores.has_flushed(&id(1, 2)));
+            assert_eq!(log(&stores).await.len(), 5, "all of it can be read before");
+            assert_eq!(stores.look().len(), 5);
+            stores.cut_power();
+            assert_eq!(log(&stores).await, [(1, 0), (1, 1)]);
+            let state = stores.get_log_state().await.unwrap();
+            assert_eq!(state.last_log_id, Some(id(1, 1)));
+            let committed = stores.read_committed().await.unwrap();
+            assert_eq!(
+                committed,
+                Some(id(1, 1)),
+                "what is lost is not committed here"
+            );
+            assert!(stores.look().is_empty());
+            // A second loss takes nothing more.
+            stores.cut_power();
+            assert_eq!(log(&stores).await.len(), 2);
+        });
+    }
+
+    #[test]
+    fn appends_are_acknowledged_in_their_order_and_not_before_they_would_survive() {
+        test(async {
+            let stores = Stores::with_flush(FLUSH);
+            let mut pending = Vec::new();
+            for index in 0..4 {
+                pending.push(append(&stores, 1, index..index + 1).await);
+                wait(MS).await;
+            }
+            let mut done = 0;
+            for elapsed in 4..20 {
+                while done < pending.len() && is_done(&mut pending[done]) {
+                    done += 1;
+                }
+                // Those after the first that waits wait as well.
+                assert!(!pending[done..].iter_mut().any(is_done), "out of order");
+                for index in 0..4 {
+                    let flushed = stores.has_flushed(&id(1, index));
+                    assert_eq!(flushed, (index as usize) < done, "after {elapsed} ms");
+                }
+                let due = (elapsed as u64 + 1).saturating_sub(10).min(4);
+                assert!(
+                    (due.saturating_sub(1)..=due).contains(&(done as u64)),
+                    "{done} after {elapsed} ms"
+                );
+                wait(MS).await;
+            }
+            assert_eq!(done, 4);
+        });
+    }
+
+    #[test]
+    fn what_replaces_a_truncated_entry_is_not_flushed_with_it() {
+        test(async {
+            let mut stores = Stores::with_flush(FLUSH);
+            append(&stores, 1, 0..4).await;
+            wait(5 * MS).await;
+            stores.truncate_after(Some(id(1, 1))).await.unwrap();
+            append(&stores, 2, 2..4).await;
+            wait(6 * MS).await;
+            assert!(stores.has_flushed(&id(1, 1)));
+            assert!(
+                !stores.has_flushed(&id(2, 2)),
+                "the first append is the old one"
+            );
+            stores.cut_power();
+            assert_eq!(log(&stores).await, [(1, 0), (1, 1)]);
+        });
+    }
+
+    #[test]
+    fn a_vote_is_answered_once_it_would_survive_and_no_earlier() {
+        test(async {
+            let mut stores = Stores::with_flush(FLUSH);
+            let vote = |term| Vote::new(term, RaftId::from(1));
+            stores.save_vote(&vote(1)).await.unwrap();
+            let mut saving = stores.clone();
+            let save = async move { saving.save_vote(&vote(2)).await };
+            let saved = Environment::current().timeout(FLUSH / 2, save).await;
+            assert!(saved.is_none(), "it was answered at once");
+            stores.cut_power();
+            assert_eq!(stores.read_vote().await.unwrap(), Some(vote(1)));
+            stores.save_vote(&vote(3)).await.unwrap();
+            stores.cut_power();
+            assert_eq!(stores.read_vote().await.unwrap(), Some(vote(3)));
+        });
+    }
+
+    #[test]
+    fn stores_that_flush_at_once_lose_nothing() {
+        test(async {
+            let mut stores = Stores::in_memory();
+            let mut acknowledged = append(&stores, 1, 0..3).await;
+            assert!(is_done(&mut acknowledged));
+            stores
+                .save_vote(&Vote::new(4, RaftId::from(1)))
+                .await
+                .unwrap();
+            stores.purge(id(1, 0)).await.unwrap();
+            stores.cut_power();
+            assert_eq!(log(&stores).await, [(1, 1), (1, 2)]);
+            assert!(stores.read_vote().await.unwrap().is_some());
+        });
+    }
+}

@@ -41,7 +41,7 @@ use process::Process;
 use profile::{FaultKind, Profile};
 use queue::Queue;
 
-pub use run::{Failure, Outcome, run};
+pub use run::{Failure, Outcome, run, run_with};
 
 /// Nanoseconds of a duration.
 fn ns(span: Duration) -> u64 {
@@ -182,7 +182,11 @@ const LOOK_EVERY: u64 = 20_000_000;
 impl World {
     /// A world in which all nodes are about to start.
     pub fn new(seed: u64, trace: bool) -> Self {
-        let profile = Profile::new(seed);
+        Self::with(Profile::new(seed), seed, trace)
+    }
+
+    /// One with these options instead of those of the seed.
+    pub fn with(profile: Profile, seed: u64, trace: bool) -> Self {
         let mut random = Random::new(seed ^ 0x005e_ed0f_ea11);
         let network = Network::new(profile.nodes, profile.net.clone(), random.fork(1));
         let mut world = Self {

@@ -22,6 +22,7 @@ pub(super) struct Network {
     cuts: Vec<Vec<u8>>,
     burst: Burst,
     random: Random,
+    sent: u64,
 }
 
 /// Links that are cut together and healed together.
@@ -35,11 +36,13 @@ impl Network {
             cuts: vec![vec![0; nodes]; nodes],
             burst: Burst::default(),
             random,
+            sent: 0,
         }
     }
 
     /// The arrivals of a message that is sent now: none, one or two.
     pub(super) fn send(&mut self, now: TrueTime, from: usize, to: usize) -> [Option<TrueTime>; 2] {
+        self.sent += 1;
         let burst = if now < self.burst.until {
             self.burst
         } else {
@@ -69,6 +72,11 @@ impl Network {
         };
         let slow = self.random.below(burst.delay.as_nanos() as u64 + 1);
         self.profile.base.as_nanos() as u64 + jitter + straggle + slow
+    }
+
+    /// How many messages were sent, those that were lost among them.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Whether messages pass.

@@ -13,6 +13,8 @@ pub struct Outcome {
     pub simulated: Duration,
     /// Events.
     pub events: u64,
+    /// Messages that were sent, of engines and of raft.
+    pub messages: u64,
     /// From the last fault to the first moment at which all was well.
     pub recovered_in: Duration,
 }
@@ -57,10 +59,15 @@ const MAX_EVENTS: u64 = 5_000_000;
 
 /// Runs the schedule of this seed. A panic of engine or model is a failure like any other.
 pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
-    let mut world = World::new(seed, trace);
+    run_with(Profile::new(seed), seed, trace)
+}
+
+/// The same with other options than those of the seed.
+pub fn run_with(profile: Profile, seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
     if trace {
-        println!("{:#?}", world.profile);
+        println!("{profile:#?}");
     }
+    let mut world = World::with(profile, seed, trace);
     let result = catch_unwind(AssertUnwindSafe(|| world.run_to_the_end()));
     let broken = match result {
         Ok(Ok(outcome)) => return Ok(outcome),
@@ -155,6 +162,7 @@ impl World {
             tally: self.tally.clone(),
             simulated: Duration::from_nanos(self.now),
             events,
+            messages: self.network.sent(),
             recovered_in: Duration::from_nanos(recovered),
         }
     }

@@ -8,9 +8,11 @@ use funk_sim_tests::stack::plan;
 pub(crate) mod determinism;
 pub(crate) mod engine;
 pub(crate) mod mutants;
+mod pinned;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod shrink;
+pub(crate) mod speed;
 
 /// What the nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

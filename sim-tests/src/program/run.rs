@@ -11,7 +11,9 @@ use funk_sim_tests::sweep::Seeds;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Transport, keep_panics_of_nodes_quiet, replay_command, run_nodes_on_this_thread};
+use super::{
+    Transport, keep_panics_of_nodes_quiet, pinned, replay_command, run_nodes_on_this_thread,
+};
 use crate::Done;
 
 /// Seeds that are run if nothing is said.
@@ -23,6 +25,9 @@ pub(crate) struct Arguments {
     /// Which seeds, `A..B`. Without it: 300 from a random one, which is printed.
     #[arg(long)]
     seeds: Option<Seeds>,
+    /// Runs the pinned seeds of both simulators instead: those that reach what few others do.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes", "transport", "require_reached", "stop", "mutant"])]
+    pinned: bool,
     /// How many threads; each seed runs on one.
     #[arg(long, default_value = "2")]
     jobs: NonZeroUsize,
@@ -52,9 +57,13 @@ Examples:
   sim run --seeds 0..2000 --require-reached     these seeds; every rare situation must be met
   sim run --minutes 10 --jobs 2                 new seeds for ten minutes
   sim run --seeds 0..200 --transport quic       over the transport that ships
+  sim run --pinned                              those that are run every time
   sim run --seeds 0..300 --json | jq .failures";
 
 pub(crate) fn run(arguments: &Arguments) -> Done {
+    if arguments.pinned {
+        return pinned::run(arguments.jobs, arguments.json);
+    }
     let sweep = sweep(arguments)?;
     if !arguments.json {
         println!("base seed {}", sweep.from);

@@ -20,6 +20,7 @@ use crate::state::NoState;
 mod keeping;
 mod leading;
 mod members;
+mod overtaken;
 mod trust;
 
 const MS: Duration = Duration::from_millis(1);
