@@ -12,10 +12,19 @@ pub struct RaftLogs {
     leaders: BTreeMap<Term, Instance>,
     /// Of each entry that was ever in a log: the term of the entry before it.
     entries: BTreeMap<(LogIndex, Term), Option<Term>>,
-    /// Of each index that was applied anywhere: the term of the entry.
-    applied: BTreeMap<LogIndex, Term>,
+    /// Of each index that was applied anywhere: the entry.
+    applied: BTreeMap<LogIndex, Applied>,
     /// The last index that each node has applied.
     last: BTreeMap<usize, LogIndex>,
+}
+
+/// An entry that was applied.
+#[derive(Clone, Copy, Debug)]
+struct Applied {
+    term: Term,
+    /// The newest term that had a leader when it was first applied: it was committed in that term or an earlier one,
+    /// perhaps long after its own.
+    committed_by: Term,
 }
 
 impl RaftLogs {
@@ -54,8 +63,13 @@ impl RaftLogs {
 
     /// State-machine safety: what is applied at an index is the same everywhere; on one run in order.
     pub fn applied(&mut self, node: usize, index: LogIndex, term: Term) -> Verdict {
-        let known = self.applied.entry(index).or_insert(term);
-        if *known != term {
+        let newest = self.leaders.last_key_value().map(|(term, _)| *term);
+        let entry = Applied {
+            term,
+            committed_by: newest.unwrap_or_default().max(term),
+        };
+        let known = self.applied.entry(index).or_insert(entry).term;
+        if known != term {
             let what =
                 format!("at index {index} an entry of term {known} was applied, and one of {term}");
             return Err(Violation::new("I6", what));
@@ -74,11 +88,15 @@ impl RaftLogs {
         self.last.remove(&node);
     }
 
-    /// Leader completeness: a leader's log holds what was applied anywhere before its term. `holds` looks into it.
+    /// Leader completeness: a leader's log holds what was committed in an earlier term. `holds` looks into it.
+    ///
+    /// What was committed later need not be there, whatever its own term: a leader that stood still since its election
+    /// may be looked at when others have led after it.
     pub fn leads(&self, term: Term, holds: impl Fn(LogIndex, Term) -> bool) -> Verdict {
         // The latest ones: by log matching the others follow.
-        let latest = self.applied.iter().rev().filter(|(_, of)| **of < term);
-        for (&index, &of) in latest.take(8) {
+        let earlier = |entry: &(&LogIndex, &Applied)| entry.1.committed_by < term;
+        let latest = self.applied.iter().rev().filter(earlier);
+        for (&index, &Applied { term: of, .. }) in latest.take(8) {
             if !holds(index, of) {
                 let what = format!(
                     "the leader of term {term} does not hold entry {index} of term {of}, which was applied"
@@ -145,5 +163,15 @@ mod tests {
         assert!(logs.leads(Term(2), |_, _| true).is_ok());
         assert!(logs.leads(Term(2), |_, _| false).is_err());
         assert!(logs.leads(Term(1), |_, _| false).is_ok(), "its own term");
+    }
+
+    #[test]
+    fn a_leader_need_not_hold_what_a_later_one_committed() {
+        let mut logs = RaftLogs::default();
+        logs.elected(Term(4), &instance("c")).unwrap();
+        // Of term 1, and committed by the leader of term 4.
+        logs.applied(0, LogIndex(4), Term(1)).unwrap();
+        assert!(logs.leads(Term(3), |_, _| false).is_ok());
+        assert!(logs.leads(Term(5), |_, _| false).is_err());
     }
 }
