@@ -7,8 +7,8 @@ pub mod model_raft;
 pub mod mutation;
 pub mod pinned;
 pub mod random;
+pub mod rules;
 pub mod scenarios;
-
 pub mod stack;
 pub mod sweep;
 pub mod tally;

@@ -1,7 +1,7 @@
 //! Deliberate faults: within how many seeds is each caught, by which simulator and which invariant?
 //!
-//! Every fault is tried in the engine simulator first, which is fast, then in the swarm of the whole stack, then in the
-//! scripted scenarios.
+//! Every fault is tried in the engine simulator first, which is fast, then against the scripts of single rules, then in
+//! the swarm of the whole stack, then in the scripted scenarios.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub enum Caught {
     Engine(u64),
     /// By the swarm of the whole stack, at this seed; all before it held.
     Swarm(u64),
-    /// By a scripted scenario.
+    /// By a scripted scenario, or the script of a rule.
     Scenario(&'static str),
 }
 
@@ -86,7 +86,7 @@ mod with_mutants {
     use crate::invariants::Violation;
     use crate::stack::plan::Transport;
     use crate::stack::{self, Plan};
-    use crate::{engine_world, scenarios};
+    use crate::{engine_world, rules, scenarios};
 
     /// The seed that scenarios are played with.
     const SCENARIO_SEED: u64 = 1;
@@ -134,6 +134,9 @@ mod with_mutants {
         if let Some((seed, seen)) = first(mutant, trials.engine, by_engine) {
             return Some((Caught::Engine(seed), seen));
         }
+        if let Some(caught) = against_rules(mutant) {
+            return Some(caught);
+        }
         let by_swarm = |seed| {
             let failure = stack::run(&Plan::swarm(seed)).err()?;
             Some(failure.violation)
@@ -148,6 +151,17 @@ mod with_mutants {
             Some((Caught::Scenario(scenario.name), failure.violation))
         });
         let caught = caught.next();
+        set_mutant(None);
+        caught
+    }
+
+    fn against_rules(mutant: Mutant) -> Option<(Caught, Violation)> {
+        set_mutant(Some(mutant));
+        let broken = |rule: &rules::Rule| {
+            let seen = (rule.play)().err()?;
+            Some((Caught::Scenario(rule.name), seen))
+        };
+        let caught = rules::ALL.iter().find_map(broken);
         set_mutant(None);
         caught
     }
