@@ -1,59 +1,56 @@
-//! Rule B1: a candidate is promised to one bootstrap set at a time. n2 and n1, who do not see each other, both want n3; n2's set
-//! has its promise, of which n2 may or may not have heard.
+//! Rule B1: a candidate is promised to one bootstrap set at a time. n2's set has n3's promise, of which n2 may or may not have
+//! heard; then n1, who does not hear that n3 is held, invites it too.
 
-use std::collections::BTreeSet;
-
-use funk::engine::bootstrap::BootstrapMessage;
+use funk::engine::bootstrap::{BootstrapMessage, Invite, Refusal};
 
 use super::*;
 
 pub(super) fn play() -> Verdict {
     let mut engines = Engines::new();
-    let is_promise = |message: &Message| {
-        matches!(
+    engines.start(2, 1, 2, &[3]);
+    engines.start(3, 1, 2, &[2]);
+    // Between n2 and n3 everything but promises arrives.
+    let without_promises = |_, _, message: &Message| {
+        !matches!(
             message,
             Message::Bootstrap(BootstrapMessage::Promise { .. })
         )
     };
-    engines.start(2, 1, 2, &[3]);
-    engines.start(3, 1, 2, &[2]);
-    // Between n2 and n3 everything but promises arrives.
-    let without_promises =
-        |from, to, message: &Message| from != 1 && to != 1 && !is_promise(message);
-    engines.run(Duration::from_secs(5), &without_promises);
-    if promised(&engines).len() != 1 {
+    engines.run(Duration::from_secs(2), &without_promises);
+    if answer(&engines, 2).is_none_or(|(_, refusal)| refusal.is_some()) {
         return violation("B1", "n3 does not promise itself to n2's set");
     }
-    // n2 falls silent, and n1 is there. Nobody can tell n3 that nothing will come of n2's set; nor does n1 hear that n3 is
-    // held.
+    // n1 is there, and n2 falls silent; nobody misses it yet.
     engines.start(1, 1, 2, &[3]);
-    let is_busy = |message: &Message| matches!(message, Message::Bootstrap(BootstrapMessage::Busy));
-    let without_two = |from, to, message: &Message| {
-        from != 2 && to != 2 && !is_promise(message) && !is_busy(message)
-    };
-    engines.run(Duration::from_secs(3), &without_two);
-    let invited = engines.sent.iter().any(|(from, to, message)| {
-        (*from, *to) == (1, 3) && matches!(message, Message::Bootstrap(BootstrapMessage::Invite(_)))
+    let gossip =
+        |from, to, message: &Message| from != 2 && to != 2 && matches!(message, Message::Gossip(_));
+    engines.run(Duration::from_millis(300), &gossip);
+    let invite = BootstrapMessage::Invite(Invite {
+        cluster: CLUSTER,
+        expect: 2,
+        members: vec![raft_id(1), raft_id(3)],
+        voters: 2,
+        boot: BootId(1),
+        addr: addr(3),
     });
-    if !invited {
-        return violation("B1", "n1 does not invite n3");
-    }
-    match promised(&engines).len() {
-        1 => Ok(()),
-        sets => violation("B1", &format!("n3 is promised to {sets} sets at once")),
+    let (from, message) = (peer(1), Message::Bootstrap(invite));
+    engines.input(3, Input::Message { from, message }, &nothing);
+    match answer(&engines, 1) {
+        Some((CLUSTER, Some(Refusal::Bound))) => Ok(()),
+        Some((CLUSTER, None)) => violation("B1", "n3 is promised to two sets at once"),
+        other => violation("B1", &format!("n3 answers n1's invitation with {other:?}")),
     }
 }
 
-/// The sets that n3 has promised itself to.
-fn promised(engines: &Engines) -> BTreeSet<ClusterId> {
-    let promises = engines
-        .sent
-        .iter()
-        .filter_map(|(from, _, message)| match message {
-            Message::Bootstrap(BootstrapMessage::Promise { cluster }) if *from == 3 => {
-                Some(*cluster)
-            }
-            _ => None,
-        });
-    promises.collect()
+/// What n3 has last said of a set to this node: which set, and why not; `None`: it promised itself.
+fn answer(engines: &Engines, to: u8) -> Option<(ClusterId, Option<Refusal>)> {
+    let mut said = engines.sent.iter().rev();
+    said.find_map(|(from, receiver, message)| match message {
+        _ if (*from, *receiver) != (3, to) => None,
+        Message::Bootstrap(BootstrapMessage::Promise { cluster }) => Some((*cluster, None)),
+        Message::Bootstrap(BootstrapMessage::Refuse { cluster, reason }) => {
+            Some((*cluster, Some(*reason)))
+        }
+        _ => None,
+    })
 }
