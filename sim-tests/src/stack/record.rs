@@ -170,6 +170,13 @@ impl Shared {
             let held = (guard.shard(), guard.lease_generation());
             run.guards.insert(number, held);
         }
+        // Nothing was awaited since it was taken.
+        if !guard.is_valid() {
+            let shard = guard.shard();
+            let what =
+                format!("node {node} hands out a guard on shard {shard} that is void already");
+            record.note(Err(Violation::new("S4", what)));
+        }
         number
     }
 
