@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
     /// Calls of all nodes together in each simulated second, where there is a load.
-    #[arg(long, default_value = "100")]
+    #[arg(long, default_value = "20")]
     calls: NonZeroU32,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
