@@ -32,6 +32,8 @@ pub mod service;
 pub mod state;
 pub mod status;
 pub mod storage;
+#[doc(hidden)]
+pub mod store;
 pub mod time;
 pub mod timing;
 pub mod transport;
@@ -47,5 +49,5 @@ pub use ids::{Epoch, NodeId, ShardId};
 pub use service::{AcquireError, OwnedShard, Service, ServiceError, ServiceRequest};
 pub use state::{Applied, ReplicatedState, RestoreError};
 pub use status::NodeStatus;
-pub use storage::Storage;
+pub use storage::{Storage, StorageError};
 pub use timing::Timing;

@@ -221,16 +221,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 "it holds a map that is newer than its last entry",
             ));
         }
-        let mut state = self.state();
-        let application = &mut state.application;
-        guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
-        state.replicated = replicated.clone();
-        state.membership = meta.last_membership.clone();
-        drop(state);
-        self.stores.save_snapshot(KeptSnapshot {
+        {
+            let mut state = self.state();
+            let application = &mut state.application;
+            guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
+            state.replicated = replicated.clone();
+            state.membership = meta.last_membership.clone();
+        }
+        let kept = KeptSnapshot {
             meta: meta.clone(),
             bytes: snapshot,
-        })?;
+        };
+        self.stores.save_snapshot(kept).await?;
         let _ = self.facts.send(Input::Installed(replicated));
         if let Some(id) = meta.last_log_id {
             self.note_applied(id);
@@ -239,7 +241,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let kept = self.stores.snapshot()?;
+        let kept = self.stores.snapshot().await?;
         Ok(kept.map(|kept| Snapshot {
             meta: kept.meta,
             snapshot: kept.bytes,
@@ -266,10 +268,11 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             .map_err(io::Error::other)?
             .into();
         let meta = self.meta.clone();
-        self.stores.save_snapshot(KeptSnapshot {
+        let kept = KeptSnapshot {
             meta: meta.clone(),
             bytes: bytes.clone(),
-        })?;
+        };
+        self.stores.save_snapshot(kept).await?;
         Ok(Snapshot {
             meta,
             snapshot: bytes,
