@@ -28,7 +28,9 @@ pub struct Storage {
 #[derive(Clone)]
 enum Medium {
     /// A write takes so long until it would survive [`Storage::cut_power`].
-    Memory { flush: Duration },
+    Memory {
+        flush: Duration,
+    },
     Dir(PathBuf),
     Simulated(SimDisk),
 }
@@ -149,7 +151,8 @@ impl Storage {
         cluster: &ClusterName,
         node: &NodeId,
     ) -> Result<(StoreId, Stores), StorageError> {
-        self.prepare(environment, cluster, node, durable::open).await
+        self.prepare(environment, cluster, node, durable::open)
+            .await
     }
 
     /// Throws everything away: an empty store with another id.

@@ -111,7 +111,11 @@ pub(super) fn read(files: &dyn Files, identity: Identity) -> Result<Contents, Fa
     })?;
     if let Some(what) = replay.hole() {
         let oldest = found.oldest();
-        return Err(Fault::damaged(&segments::segment_name(store, oldest), 0, what));
+        return Err(Fault::damaged(
+            &segments::segment_name(store, oldest),
+            0,
+            what,
+        ));
     }
     let number = snapshot_file::newest(files, store)?;
     let snapshot = number.map(|number| read_snapshot(files, store, number));
@@ -121,7 +125,8 @@ pub(super) fn read(files: &dyn Files, identity: Identity) -> Result<Contents, Fa
         && covered.is_none_or(|covered| covered.index < purged.index)
     {
         let name = snapshot_file::snapshot_name(store, purged.index + 1);
-        let what = format!("the snapshot that the log goes on from, after entry {purged}, is missing");
+        let what =
+            format!("the snapshot that the log goes on from, after entry {purged}, is missing");
         return Err(Fault::damaged(&name, 0, what));
     }
     Ok(Contents {
@@ -140,7 +145,11 @@ fn read_snapshot(
     let snapshot = snapshot_file::open(files, store, number)?;
     let meta: SnapshotMeta = postcard::from_bytes(&snapshot.description).map_err(|error| {
         let name = snapshot_file::snapshot_name(store, number);
-        Fault::damaged(&name, 0, format!("its description cannot be understood: {error}"))
+        Fault::damaged(
+            &name,
+            0,
+            format!("its description cannot be understood: {error}"),
+        )
     })?;
     snapshot.read_chunks(|_| {})?;
     Ok((number, meta, snapshot.state_bytes()))
@@ -183,7 +192,10 @@ fn begin(
     identity::write(&**files, &identity).map_err(Fault::io("write", IDENTITY_FILE))?;
     remove_leftovers(&**files, store).map_err(Fault::io("clean up", ""))?;
     let journal = Journal::new(files.clone(), Writer::new(log, head));
-    Ok((store, Stores::durable(journal, store, Replay::default(), None)))
+    Ok((
+        store,
+        Stores::durable(journal, store, Replay::default(), None),
+    ))
 }
 
 fn resume(files: &Arc<dyn Files>, contents: Contents) -> Result<(StoreId, Stores), Fault> {
@@ -195,7 +207,10 @@ fn resume(files: &Arc<dyn Files>, contents: Contents) -> Result<(StoreId, Stores
     } = contents;
     let store = identity.store;
     if found.torn_bytes > 0 {
-        tracing::info!(bytes = found.torn_bytes, "the torn end of the log was cut off");
+        tracing::info!(
+            bytes = found.torn_bytes,
+            "the torn end of the log was cut off"
+        );
     }
     remove_leftovers(&**files, store).map_err(Fault::io("clean up", ""))?;
     if let Some((number, _, _)) = &snapshot {
@@ -209,7 +224,10 @@ fn resume(files: &Arc<dyn Files>, contents: Contents) -> Result<(StoreId, Stores
     // The power went between a snapshot from the leader and the purge of the log before it.
     let covered = meta.as_ref().and_then(|meta| meta.last_log_id);
     if let Some(covered) = covered
-        && replay.head.last.is_none_or(|last| last.index < covered.index)
+        && replay
+            .head
+            .last
+            .is_none_or(|last| last.index < covered.index)
     {
         let purge = LogRecord::Purge(covered);
         writer.write(&[purge]).map_err(&failed)?;

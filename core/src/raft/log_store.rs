@@ -306,7 +306,8 @@ impl Stores {
         let (stores, journal) = (self.clone(), durable.journal.clone());
         let job = move || stores.write_snapshot(&durable, &snapshot);
         let written = environment.blocking(job).await;
-        let written = written.unwrap_or_else(|| Err(io::Error::other("writing a snapshot panicked")));
+        let written =
+            written.unwrap_or_else(|| Err(io::Error::other("writing a snapshot panicked")));
         written.map_err(|error| journal.fail(&error).error())
     }
 
@@ -341,7 +342,8 @@ impl Stores {
         let stores = self.clone();
         let environment = Environment::current();
         let read = environment.blocking(move || stores.read_snapshot(&durable));
-        read.await.unwrap_or_else(|| Err(io::Error::other("reading a snapshot panicked")))
+        read.await
+            .unwrap_or_else(|| Err(io::Error::other("reading a snapshot panicked")))
     }
 
     fn read_snapshot(&self, durable: &Durable) -> io::Result<Option<KeptSnapshot>> {

@@ -73,9 +73,7 @@ impl Files for Disk {
         let path = self.path(name);
         // A copy that may only be read can be looked at; writing to it fails.
         let file = match options.read(true).write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                fs::File::open(&path)?
-            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fs::File::open(&path)?,
             opened => opened?,
         };
         Ok(Box::new(DiskFile(Mutex::new(file))))

@@ -1,6 +1,6 @@
 //! Whose directory it is: one small file, replaced whole.
 //!
-//! Layout: `funk-dir`, version of the format (4 bytes), CRC-32C of the rest of the file (4 bytes), then postcard of the
+//! Layout: `funk-dir`, version of the format (4 bytes), CRC-32C of all but these four bytes, then postcard of the
 //! [`Identity`].
 
 use serde::{Deserialize, Serialize};
@@ -40,13 +40,18 @@ pub(crate) fn read(files: &dyn Files) -> Result<Option<Identity>, Fault> {
     let bytes = file.read(0, MAX_BYTES).map_err(&failed)?;
     let damaged = |offset| Fault::damaged(IDENTITY_FILE, offset, "it is not what was written");
     let body = bytes.get(HEADER..).ok_or_else(|| damaged(0))?;
-    let crc = checksum(&[body]);
+    let crc = checksum(&[&bytes[..12], body]);
     if &bytes[..8] != MAGIC || u32_at(&bytes, 12) != Some(crc) {
         return Err(damaged(0));
     }
     match u32_at(&bytes, 8) {
         Some(FORMAT_VERSION) => {}
-        found => return Err(Fault::Version(IDENTITY_FILE.to_owned(), found.unwrap_or_default())),
+        found => {
+            return Err(Fault::Version(
+                IDENTITY_FILE.to_owned(),
+                found.unwrap_or_default(),
+            ));
+        }
     }
     match postcard::take_from_bytes(body) {
         Ok((identity, [])) => Ok(Some(identity)),
@@ -59,7 +64,8 @@ pub(crate) fn write(files: &dyn Files, identity: &Identity) -> std::io::Result<(
     let body = postcard::to_stdvec(identity).map_err(std::io::Error::other)?;
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&checksum(&[&body]).to_le_bytes());
+    let crc = checksum(&[&bytes, &body]);
+    bytes.extend_from_slice(&crc.to_le_bytes());
     bytes.extend_from_slice(&body);
     let mut file = files.create(TEMPORARY)?;
     file.append(&bytes)?;

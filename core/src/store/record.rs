@@ -37,7 +37,9 @@ pub(crate) struct Record<'a> {
 
 /// CRC-32C of these parts, one after the other.
 pub(crate) fn checksum(parts: &[&[u8]]) -> u32 {
-    parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part))
+    parts
+        .iter()
+        .fold(0, |crc, part| crc32c::crc32c_append(crc, part))
 }
 
 fn record_checksum(place: Place, offset: u64, body: &[u8]) -> u32 {
@@ -134,12 +136,18 @@ mod tests {
     fn records_come_back_and_say_what_was_durable() {
         let (mut bytes, ends) = three();
         let second = read_record(&bytes, PLACE, ends[0]).unwrap();
-        assert_eq!((second.sequence, second.payload, second.end), (1, &b"payload"[..], ends[1]));
+        assert_eq!(
+            (second.sequence, second.payload, second.end),
+            (1, &b"payload"[..], ends[1])
+        );
         assert!(proves_durable(&bytes, PLACE, 40, 1));
         assert!(!proves_durable(&bytes, PLACE, 40, 2));
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        assert!(!proves_durable(&bytes, PLACE, 40, 1), "the proof must be whole");
+        assert!(
+            !proves_durable(&bytes, PLACE, 40, 1),
+            "the proof must be whole"
+        );
     }
 
     #[test]

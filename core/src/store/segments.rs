@@ -73,7 +73,11 @@ fn read_header(bytes: &[u8], place: Place, name: &str) -> Result<Option<u64>, Fa
     }
     let words = [16, 24, 32].map(|at| u64_at(header, at));
     if words[..2] != [Some(place.store.0), Some(place.segment)] {
-        return Err(Fault::damaged(name, 16, "the file was renamed, or is a copy of another"));
+        return Err(Fault::damaged(
+            name,
+            16,
+            "the file was renamed, or is a copy of another",
+        ));
     }
     Ok(words[2])
 }
@@ -109,7 +113,9 @@ impl Found {
 
     /// Number of the first segment.
     pub(crate) fn oldest(&self) -> u64 {
-        self.sealed.front().map_or(self.place.segment, |oldest| oldest.number)
+        self.sealed
+            .front()
+            .map_or(self.place.segment, |oldest| oldest.number)
     }
 
     /// How many segment files hold them.
@@ -156,7 +162,9 @@ pub(crate) fn read(files: &dyn Files, store: StoreId, visit: Visit<'_>) -> Resul
     let header = read_header(&newest_bytes, newest_place, &newest_name)?;
     let has_records =
         header.is_some() && read_record(&newest_bytes, newest_place, SEGMENT_HEADER).is_some();
-    let unborn = (!has_records && numbers.len() > 1).then(|| numbers.pop()).flatten();
+    let unborn = (!has_records && numbers.len() > 1)
+        .then(|| numbers.pop())
+        .flatten();
     let mut reader = Reader {
         found: Found {
             place: newest_place,
@@ -183,7 +191,11 @@ pub(crate) fn read(files: &dyn Files, store: StoreId, visit: Visit<'_>) -> Resul
         reader.read_segment(&bytes, place, &name, is_last, visit)?;
     }
     if unborn.is_some() && proves_durable(&newest_bytes, newest_place, 0, reader.found.next) {
-        return Err(Fault::damaged(&newest_name, 0, "its beginning is not what was written"));
+        return Err(Fault::damaged(
+            &newest_name,
+            0,
+            "its beginning is not what was written",
+        ));
     }
     Ok(reader.found)
 }
@@ -235,7 +247,11 @@ impl Reader {
             offset = record.end;
         }
         if offset == SEGMENT_HEADER {
-            return Err(Fault::damaged(name, offset as u64, "its records are missing"));
+            return Err(Fault::damaged(
+                name,
+                offset as u64,
+                "its records are missing",
+            ));
         }
         self.expected = Some(sequence);
         self.found.next = sequence;

@@ -47,9 +47,18 @@ enum Change {
 
 #[derive(Clone, Debug)]
 enum Naming {
-    Create { name: String, file: FileId },
-    Rename { from: String, to: String, file: FileId },
-    Remove { name: String },
+    Create {
+        name: String,
+        file: FileId,
+    },
+    Rename {
+        from: String,
+        to: String,
+        file: FileId,
+    },
+    Remove {
+        name: String,
+    },
 }
 
 #[derive(Clone, Default, Debug)]

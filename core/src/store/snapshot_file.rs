@@ -171,7 +171,11 @@ impl Snapshot {
             let body = chunk.get(4..).unwrap_or_default();
             let whole = super::ignores_checksums() || u32_at(&chunk, 0) == Some(checksum(&[body]));
             if body.len() != len || !whole {
-                return Err(Fault::damaged(&self.name, offset, "the state is not what was written"));
+                return Err(Fault::damaged(
+                    &self.name,
+                    offset,
+                    "the state is not what was written",
+                ));
             }
             show(body);
             offset += chunk.len() as u64;
