@@ -12,6 +12,7 @@ mod counter;
 mod credentials;
 mod demo;
 mod failure;
+mod inspect;
 mod node;
 mod status;
 
@@ -50,6 +51,8 @@ enum Command {
     Call(call::CallArgs),
     /// Show what a running node says of itself and of the others
     Status(status::StatusArgs),
+    /// Show what a data directory holds, after checking every byte of it; the node must not run
+    Inspect(inspect::InspectArgs),
     /// Make an authority and issue certificates
     Ca(ca::CaArgs),
 }
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Node(arguments) => finish("node", runtime.block_on(node::run(arguments))),
         Command::Call(arguments) => finish("call", runtime.block_on(call::run(arguments))),
         Command::Status(arguments) => finish("status", runtime.block_on(status::run(arguments))),
+        Command::Inspect(arguments) => finish("inspect", inspect::run(&arguments)),
         Command::Ca(arguments) => finish("ca", ca::run(arguments)),
     }
 }

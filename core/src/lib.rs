@@ -17,6 +17,7 @@ pub mod engine;
 pub mod fuzzing;
 pub mod guard;
 pub mod ids;
+pub mod inspect;
 pub mod key;
 pub mod limits;
 pub mod log_message;

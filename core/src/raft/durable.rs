@@ -1,12 +1,16 @@
 //! Opening a data directory: what is in it, checked, and then repaired where a loss of power explains what is wrong.
 
+use std::path::Path;
 use std::sync::Arc;
+
+use openraft::EntryPayload;
 
 use super::journal::{Journal, Writer, encode};
 use super::log_record::{Head, LogRecord, Replay};
 use super::log_store::Stores;
-use super::types::SnapshotMeta;
-use crate::ids::{ClusterName, NodeId, StoreId};
+use super::types::{SnapshotMeta, index_of, term_of};
+use crate::ids::{ClusterName, LogIndex, NodeId, StoreId, Term};
+use crate::inspect::{Inspection, LogInspection, MembershipInspection, SnapshotInspection};
 use crate::store::files::Files;
 use crate::store::identity::{self, IDENTITY_FILE, Identity};
 use crate::store::segments::{self, Found, Log};
@@ -153,6 +157,87 @@ fn read_snapshot(
     })?;
     snapshot.read_chunks(|_| {})?;
     Ok((number, meta, snapshot.state_bytes()))
+}
+
+/// What a directory holds, for people.
+pub(crate) fn inspect(files: &dyn Files, dir: &Path) -> Result<Inspection, StorageError> {
+    let fault = |fault: Fault| fault.at(files);
+    let Some(identity) = identity::read(files).map_err(fault)? else {
+        check_unborn(files).map_err(fault)?;
+        let dir = dir.to_owned();
+        return Err(StorageError::Empty { dir });
+    };
+    let contents = read(files, identity).map_err(fault)?;
+    let sizes = || -> Result<Vec<(String, u64)>, Fault> {
+        let names = files.list().map_err(Fault::io("list", ""))?;
+        let size = |name: String| {
+            let len = files.open(&name).and_then(|file| file.len());
+            let len = len.map_err(Fault::io("open", &name))?;
+            Ok((name, len))
+        };
+        names.into_iter().map(size).collect()
+    };
+    let head = &contents.replay.head;
+    let snapshot = contents.snapshot.as_ref().map(|(_, meta, bytes)| {
+        let last = meta.last_log_id.as_ref();
+        SnapshotInspection {
+            last: last.map(index_of),
+            last_term: last.map(term_of),
+            bytes: *bytes,
+        }
+    });
+    let last = head.last.as_ref();
+    Ok(Inspection {
+        dir: dir.to_owned(),
+        format_version: crate::store::FORMAT_VERSION,
+        cluster: contents.identity.cluster.clone(),
+        node: contents.identity.node.clone(),
+        store: contents.identity.store,
+        cluster_id: head.origin.map(|origin| origin.cluster),
+        term: head.vote.as_ref().map(|vote| Term(vote.leader_id.term)),
+        voted_for: head
+            .vote
+            .as_ref()
+            .map(|vote| vote.leader_id.voted_for.clone()),
+        log: LogInspection {
+            first: contents.replay.entries.keys().next().copied().map(LogIndex),
+            last: last.map(index_of),
+            last_term: last.map(term_of),
+            committed: head.committed.min(head.last).as_ref().map(index_of),
+            purged: head.purged.as_ref().map(index_of),
+            entries: contents.replay.entries.len() as u64,
+            records: contents.found.records(),
+            segments: contents.found.segments() as u64,
+        },
+        snapshot,
+        membership: contents.membership(),
+        torn_bytes: contents.found.torn_bytes,
+        files: sizes().map_err(fault)?,
+    })
+}
+
+impl Contents {
+    /// The last configuration, committed or not.
+    fn membership(&self) -> MembershipInspection {
+        let logged = self.replay.entries.values().rev();
+        let logged = logged.filter_map(|entry| match &entry.payload {
+            EntryPayload::Membership(membership) => Some(membership.clone()),
+            _ => None,
+        });
+        let kept = self.snapshot.as_ref();
+        let kept = kept.map(|(_, meta, _)| meta.last_membership.membership().clone());
+        let Some(membership) = logged.into_iter().next().or(kept) else {
+            return MembershipInspection::default();
+        };
+        let voters = membership.get_joint_config().iter();
+        MembershipInspection {
+            voters: voters.map(|set| set.iter().cloned().collect()).collect(),
+            members: membership
+                .nodes()
+                .map(|(id, node)| (id.clone(), node.0))
+                .collect(),
+        }
+    }
 }
 
 /// Without an identity there may be the beginning of a log, from a first start that was interrupted.

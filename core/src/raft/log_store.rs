@@ -119,6 +119,7 @@ fn identify(id: &LogId) -> (LogIndex, Term) {
 
 impl Stores {
     /// Empty stores, which live as long as the process.
+    #[cfg(test)]
     pub(crate) fn in_memory() -> Self {
         Self::default()
     }

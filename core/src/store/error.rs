@@ -25,6 +25,12 @@ pub enum StorageError {
         /// The directory.
         dir: PathBuf,
     },
+    /// There is no store in it.
+    #[error("{dir} holds no data of a node", dir = dir.display())]
+    Empty {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// It was written by a node of another name.
     #[error(
         "{dir} belongs to node `{found}`, not to `{expected}`: give each node a data directory of its own",

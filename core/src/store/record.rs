@@ -29,7 +29,6 @@ pub(crate) struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record<'a> {
     pub(crate) sequence: u64,
-    pub(crate) synced: u64,
     pub(crate) payload: &'a [u8],
     /// Offset of what follows it.
     pub(crate) end: usize,
@@ -92,7 +91,6 @@ pub(crate) fn read_record(bytes: &[u8], place: Place, offset: usize) -> Option<R
     let whole = super::ignores_checksums() || record_checksum(place, offset as u64, body) == crc;
     whole.then_some(Record {
         sequence: u64_at(body, 4)?,
-        synced: u64_at(body, 12)?,
         payload: &body[RECORD_HEADER - 4..],
         end,
     })
