@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::ids::{ClusterId, ClusterName, LogIndex, NodeId, StoreId, Term};
 use crate::mutants::{Mutant, mutated};
 use crate::raft::Stores;
-use crate::raft::durable::{self, Owner};
+use crate::raft::durable::{self, Opened, Owner};
 use crate::runtime::Environment;
 pub use crate::store::StorageError;
 use crate::store::disk::Disk;
@@ -150,7 +150,7 @@ impl Storage {
         environment: &Environment,
         cluster: &ClusterName,
         node: &NodeId,
-    ) -> Result<(StoreId, Stores), StorageError> {
+    ) -> Opened {
         self.prepare(environment, cluster, node, durable::open)
             .await
     }
@@ -161,7 +161,7 @@ impl Storage {
         environment: &Environment,
         cluster: &ClusterName,
         node: &NodeId,
-    ) -> Result<(StoreId, Stores), StorageError> {
+    ) -> Opened {
         if let Medium::Memory { .. } = self.medium {
             *self.slot() = None;
         }
@@ -174,8 +174,8 @@ impl Storage {
         environment: &Environment,
         cluster: &ClusterName,
         node: &NodeId,
-        open: fn(&Arc<dyn Files>, &Owner, StoreId) -> Result<(StoreId, Stores), StorageError>,
-    ) -> Result<(StoreId, Stores), StorageError> {
+        open: fn(&Arc<dyn Files>, &Owner, StoreId) -> Opened,
+    ) -> Opened {
         let fresh = || match mutated(Mutant::StoreIdIgnored) {
             true => StoreId(1),
             false => StoreId(environment.next_seed()),
@@ -225,10 +225,7 @@ impl Storage {
         }
     }
 
-    fn on_disk(
-        &self,
-        open: impl FnOnce(&Arc<dyn Files>) -> Result<(StoreId, Stores), StorageError>,
-    ) -> Result<(StoreId, Stores), StorageError> {
+    fn on_disk(&self, open: impl FnOnce(&Arc<dyn Files>) -> Opened) -> Opened {
         let mut slot = self.slot();
         let files = self.files()?;
         // A run that did not close its store must not write to it any more.

@@ -26,6 +26,9 @@ pub(crate) struct Owner {
     pub(crate) node: NodeId,
 }
 
+/// An open store and its id; or why there is none.
+pub(crate) type Opened = Result<(StoreId, Stores), StorageError>;
+
 /// What a store holds, as read without changing it.
 #[derive(Debug)]
 pub(super) struct Contents {
@@ -43,11 +46,7 @@ pub(super) fn snapshot_number(meta: &SnapshotMeta) -> u64 {
 
 /// Opens the store of a directory that is locked by the caller, for this owner; a directory without a log, or with an
 /// empty one, gets a new store with the id `fresh`. Blocks.
-pub(crate) fn open(
-    files: &Arc<dyn Files>,
-    owner: &Owner,
-    fresh: StoreId,
-) -> Result<(StoreId, Stores), StorageError> {
+pub(crate) fn open(files: &Arc<dyn Files>, owner: &Owner, fresh: StoreId) -> Opened {
     open_files(files, owner, fresh).map_err(|refusal| match refusal {
         Refusal::Fault(fault) => fault.at(&**files),
         Refusal::Other(error) => error,
@@ -55,11 +54,7 @@ pub(crate) fn open(
 }
 
 /// Throws away what is in the directory: a new, empty store with the id `fresh`. Blocks.
-pub(crate) fn begin_anew(
-    files: &Arc<dyn Files>,
-    owner: &Owner,
-    fresh: StoreId,
-) -> Result<(StoreId, Stores), StorageError> {
+pub(crate) fn begin_anew(files: &Arc<dyn Files>, owner: &Owner, fresh: StoreId) -> Opened {
     begin(files, owner, fresh).map_err(|fault| fault.at(&**files))
 }
 

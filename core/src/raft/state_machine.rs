@@ -18,6 +18,7 @@ use crate::engine::Input;
 use crate::engine::replicated::{Change, Replicated};
 use crate::ids::{ClusterId, LogIndex, Term};
 use crate::log_message::LogMessage;
+use crate::mutants::{Mutant, mutated};
 use crate::state::{Applied, ReplicatedState};
 
 /// Version of the snapshot format.
@@ -183,17 +184,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let state = self.state();
+        let membership = match mutated(Mutant::SnapshotWithoutMembership) {
+            true => StoredMembership::default(),
+            false => state.membership.clone(),
+        };
         let application = guarded("snapshot", || state.application.snapshot());
         let body = application.map(|application| SnapshotBody {
             cluster: self.stores.origin().map(|origin| origin.cluster),
-            membership: state.membership.clone(),
+            membership: membership.clone(),
             replicated: state.replicated.encode(),
             application,
         });
         Builder {
             meta: SnapshotMeta {
                 last_log_id: state.last_applied,
-                last_membership: state.membership.clone(),
+                last_membership: membership,
             },
             body,
             stores: self.stores.clone(),
