@@ -10,7 +10,7 @@ use funk::inspect::{Inspection, inspect};
 use crate::failure::Failure;
 use crate::write_out;
 
-/// The directory is damaged, in use, or of another version; as of `funk node`.
+/// The data directory cannot be used: damaged, in use, another node's, of another version.
 pub(crate) const DATA_DIRECTORY: u8 = 6;
 
 const EXAMPLES: &str = "\

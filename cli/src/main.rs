@@ -14,6 +14,7 @@ mod demo;
 mod failure;
 mod inspect;
 mod node;
+mod recover;
 mod status;
 
 use std::io::{IsTerminal, Write};
@@ -53,6 +54,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Show what a data directory holds, after checking every byte of it; the node must not run
     Inspect(inspect::InspectArgs),
+    /// Make a new cluster from one data directory, when a quorum is lost for good; the node must not run
+    Recover(recover::RecoverArgs),
     /// Make an authority and issue certificates
     Ca(ca::CaArgs),
 }
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Call(arguments) => finish("call", runtime.block_on(call::run(arguments))),
         Command::Status(arguments) => finish("status", runtime.block_on(status::run(arguments))),
         Command::Inspect(arguments) => finish("inspect", inspect::run(&arguments)),
+        Command::Recover(arguments) => finish("recover", recover::run(&arguments)),
         Command::Ca(arguments) => finish("ca", ca::run(arguments)),
     }
 }

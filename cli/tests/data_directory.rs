@@ -163,3 +163,52 @@ fn a_directory_that_is_damaged_or_somebody_elses_is_refused_and_says_what_to_do(
     ];
     assert_eq!(scratch.funk(&both).status, Some(2));
 }
+
+#[test]
+fn a_new_cluster_is_made_from_the_directory_of_the_only_node_that_is_left() {
+    let scratch = Scratch::new("recover-dir");
+    let addrs = addresses();
+    let join = addrs.join(",");
+    let dirs: Vec<String> = (1..=3)
+        .map(|n| scratch.join(&format!("disk-{n}")))
+        .collect();
+    let start = |n: usize| {
+        let name = format!("n{}", n + 1);
+        scratch.node(&arguments(&name, &addrs[n], &join, &dirs[n]))
+    };
+    let mut nodes: Vec<Node> = (0..3).map(start).collect();
+    nodes.iter_mut().for_each(Node::operational);
+    let increment = ["call", "--connect", &join, "--increment", "apples"];
+    for _ in 0..5 {
+        scratch.funk(&increment).succeeds();
+    }
+    let recover = [
+        "recover",
+        "--data-dir",
+        &dirs[0],
+        "--force-new-cluster",
+        "--yes",
+    ];
+    scratch
+        .funk(&recover)
+        .fails(6, &["in use by another process"]);
+    for node in &mut nodes {
+        node.signal("KILL");
+        node.ended();
+    }
+    drop(nodes);
+    scratch
+        .funk(&recover[..4])
+        .fails(2, &["add --yes if that is meant"]);
+    assert_eq!(scratch.funk(&recover[..3]).status, Some(2));
+    let text = scratch.funk(&recover).succeeds();
+    assert!(text.contains("Node n1 is the only member"), "{text}");
+    assert!(text.contains(".backup-"), "{text}");
+    let mut first = start(0);
+    first.operational();
+    fs::remove_dir_all(&dirs[1]).unwrap();
+    let mut second = start(1);
+    second.operational();
+    let text = scratch.funk(&increment).succeeds();
+    assert!(text.starts_with("apples = 6  (owner n"), "{text}");
+}

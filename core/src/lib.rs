@@ -27,6 +27,7 @@ mod node;
 pub mod observer;
 mod proposals;
 mod raft;
+pub mod recover;
 mod routing;
 pub mod runtime;
 pub mod service;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use common::{PATIENCE, World, add, simulate};
 use funk::ids::{ClusterId, StoreId};
+use funk::recover::{EPOCH_LEAP, force_new_cluster};
 use funk::store::sim_disk::{SimDisk, Unsynced};
 use funk::{Cluster, NodeState, StartError, Storage, StorageError};
 
@@ -267,5 +268,77 @@ fn a_directory_that_cannot_be_used_is_a_typed_error_and_the_address_is_free_agai
         nodes["n1"].cluster.stop().await;
         let error = refused("n2", Storage::dir(directory.of(1))).await;
         assert!(matches!(error, StorageError::OtherNode { .. }), "{error}");
+    });
+}
+
+/// Two of three are lost for good.
+#[test]
+fn a_new_cluster_is_made_from_one_directory_and_old_tokens_stay_fenced() {
+    let directory = Temporary::new("recover");
+    simulate(async {
+        let mut world = World::new(91);
+        for n in 1..=3 {
+            let storage = Storage::dir(directory.of(n));
+            world.start_with(n, storage, |b| b.snapshot_every(20)).await;
+        }
+        world.settled().await;
+        for _ in 0..30 {
+            world.node(1).cluster.call(add("a")).await.unwrap();
+        }
+        let old = world.node(1).cluster.cluster_id();
+        let map = world.node(1).cluster.shard_map();
+        let newest = (0..64)
+            .map(|shard| map.epoch(funk::ShardId(shard)).0)
+            .max()
+            .unwrap();
+        for n in 1..=3 {
+            world.kill(&format!("n{n}")).await;
+        }
+        let empty = || Box::new(common::Counters::default());
+        let recovered = force_new_cluster(&directory.of(2), empty()).unwrap();
+        assert_eq!(recovered.node.as_str(), "n2");
+        let backup = funk::inspect::inspect(&recovered.backup).unwrap();
+        assert_eq!(backup.cluster_id, old);
+        assert_eq!(backup.log.last, Some(recovered.last));
+        let inspected = funk::inspect::inspect(&directory.of(2)).unwrap();
+        assert_eq!(inspected.cluster_id, Some(recovered.cluster_id));
+        assert_eq!(inspected.membership.voters.len(), 1);
+
+        world
+            .start_with(2, Storage::dir(directory.of(2)), |b| b)
+            .await;
+        world.settled().await;
+        assert_eq!(
+            world.node(2).cluster.cluster_id(),
+            Some(recovered.cluster_id)
+        );
+        assert_eq!(world.node(2).counters.value(b"a"), 30);
+        let map = world.node(2).cluster.shard_map();
+        for shard in 0..64 {
+            let epoch = map.epoch(funk::ShardId(shard)).0;
+            assert!(
+                epoch > newest + EPOCH_LEAP / 2,
+                "{epoch}, not above {newest}"
+            );
+        }
+        // The others join it with empty directories.
+        for n in [1, 3] {
+            std::fs::remove_dir_all(directory.of(n)).unwrap();
+            let storage = Storage::dir(directory.of(n));
+            world.start_with(n, storage, |b| b).await;
+        }
+        world.settled().await;
+        world.node(3).cluster.call(add("a")).await.unwrap();
+        agreed(&world, b"a", 31, 31).await;
+        // And what was recovered is as durable as before.
+        for n in 1..=3 {
+            world.kill(&format!("n{n}")).await;
+        }
+        for n in 1..=3 {
+            let storage = Storage::dir(directory.of(n));
+            world.start_with(n, storage, |b| b).await;
+        }
+        world.settled().await;
+        agreed(&world, b"a", 31, 31).await;
     });
 }

@@ -22,6 +22,7 @@ use crate::counter::{Counter, CounterState};
 use crate::credentials;
 use crate::demo::Preset;
 use crate::failure::{ERROR, Failure};
+use crate::inspect::DATA_DIRECTORY;
 use lines::{End, Lines};
 pub(crate) use signals::Signals;
 
@@ -31,8 +32,6 @@ const NOT_LEFT: u8 = 3;
 const CANNOT_LISTEN: u8 = 4;
 /// A newer run of the same name is in the cluster.
 const SUPERSEDED: u8 = 5;
-/// The data directory cannot be used: damaged, in use, another node's, or the disk refuses.
-const DATA_DIRECTORY: u8 = 6;
 /// A node that stops waits for nobody else; should it hang, it is not waited for.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 

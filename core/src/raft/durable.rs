@@ -213,7 +213,7 @@ pub(crate) fn inspect(files: &dyn Files, dir: &Path) -> Result<Inspection, Stora
 
 impl Contents {
     /// The last configuration, committed or not.
-    fn membership(&self) -> MembershipInspection {
+    pub(super) fn membership(&self) -> MembershipInspection {
         let logged = self.replay.entries.values().rev();
         let logged = logged.filter_map(|entry| match &entry.payload {
             EntryPayload::Membership(membership) => Some(membership.clone()),
@@ -321,7 +321,7 @@ fn resume(files: &Arc<dyn Files>, contents: Contents) -> Result<(StoreId, Stores
 }
 
 /// Removes what was being written when the power went, and what belongs to a store that was thrown away.
-fn remove_leftovers(files: &dyn Files, store: StoreId) -> std::io::Result<()> {
+pub(super) fn remove_leftovers(files: &dyn Files, store: StoreId) -> std::io::Result<()> {
     for name in files.list()? {
         let log = segments::parse_segment_name(&name).map(|(of, _)| of);
         let snapshot = snapshot_file::parse_snapshot_name(&name).map(|(of, _)| of);
