@@ -111,7 +111,14 @@ fn a_node_on_a_full_disk_stops_the_others_go_on_and_it_comes_back() {
     let others = addrs[..2].join(",");
     let mut done = 0;
     let mut increment = || {
-        let call = ["call", "--connect", &others, "--increment", "apples"];
+        let call = [
+            "call",
+            "--connect",
+            &others,
+            "--increment",
+            "--idempotent",
+            "apples",
+        ];
         scratch.funk(&call).succeeds();
         done += 1;
     };
