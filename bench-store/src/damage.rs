@@ -11,7 +11,9 @@ const ENTRIES: u64 = 1_000;
 
 /// The largest file: the one that the entries are in.
 fn data_file(dir: &Path) -> PathBuf {
-    let files = fs::read_dir(dir).expect("lists").map(|file| file.expect("lists").path());
+    let files = fs::read_dir(dir)
+        .expect("lists")
+        .map(|file| file.expect("lists").path());
     files
         .max_by_key(|path| fs::metadata(path).map_or(0, |m| m.len()))
         .expect("a file")
@@ -31,13 +33,17 @@ fn opened<E: Engine>(dir: &Path) -> String {
 /// Offset of the last byte that belongs to the entry.
 fn place_of(bytes: &[u8], index: u64) -> usize {
     let entry = crate::engines::entry(index);
-    let found = bytes.windows(entry.len()).position(|window| window == entry);
+    let found = bytes
+        .windows(entry.len())
+        .position(|window| window == entry);
     found.expect("the entry is stored as it is") + 100
 }
 
 pub(crate) fn report<E: Engine>(dir: &Path) {
     let damages: [(&str, fn(&mut Vec<u8>)); 5] = [
-        ("last 50 bytes cut off", |bytes| bytes.truncate(bytes.len() - 50)),
+        ("last 50 bytes cut off", |bytes| {
+            bytes.truncate(bytes.len() - 50)
+        }),
         ("last 50 bytes are zeros", |bytes| {
             let from = bytes.len() - 50;
             bytes[from..].fill(0);

@@ -91,7 +91,9 @@ impl Segment {
                 break;
             };
             if number != count {
-                return Err(other(format!("record {number} at offset {at}, not {count}")));
+                return Err(other(format!(
+                    "record {number} at offset {at}, not {count}"
+                )));
             }
             (at, count) = (end, count + 1);
         }
@@ -208,7 +210,9 @@ impl Engine for Redb {
         {
             let mut table = write.open_table(TABLE).map_err(other)?;
             for index in first..first + count {
-                table.insert(index, entry(index).as_slice()).map_err(other)?;
+                table
+                    .insert(index, entry(index).as_slice())
+                    .map_err(other)?;
             }
         }
         write.commit().map_err(other)

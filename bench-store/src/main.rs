@@ -99,9 +99,14 @@ fn main() {
         eprintln!("usage: funk-bench-store DIR [APPENDS]");
         std::process::exit(2);
     };
-    let count = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1_000);
+    let count = arguments
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1_000);
     println!("{count} appends each; entries of {ENTRY} bytes\n");
-    println!("| engine | 1 entry, p50 / p99 us | 64 entries, p50 / p99 us | recovery of 100 MiB, ms | MiB on disk |");
+    println!(
+        "| engine | 1 entry, p50 / p99 us | 64 entries, p50 / p99 us | recovery of 100 MiB, ms | MiB on disk |"
+    );
     println!("| --- | --- | --- | --- | --- |");
     row::<PayloadFile>(&dir, count);
     row::<Segment>(&dir, count);

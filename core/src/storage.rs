@@ -77,6 +77,14 @@ impl Storage {
         Self::on(Medium::Dir(path.as_ref().to_owned()))
     }
 
+    /// What a node without a log uses.
+    pub(crate) fn or_memory(self) -> Self {
+        match self.medium {
+            Medium::Memory { .. } => self,
+            Medium::Dir(_) | Medium::Simulated(_) => Self::memory(),
+        }
+    }
+
     /// On a simulated disk.
     pub fn simulated(disk: SimDisk) -> Self {
         Self::on(Medium::Simulated(disk))

@@ -42,27 +42,26 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         boot,
     };
     let storage = match checked.kind {
-        MemberKind::NonMember => Storage::memory(),
+        MemberKind::NonMember => checked.storage.or_memory(),
         MemberKind::Voter | MemberKind::NonVoter => checked.storage,
     };
-    let opened = storage.open(&environment, &checked.cluster, &instance.node);
-    let (store, stores) = opened.await?;
     let transport = checked.transport;
-    let started = transport.start(LocalNode {
+    let incoming = transport.start(LocalNode {
         kind: crate::transport::PeerKind::Node,
         cluster: checked.cluster.clone(),
         instance: instance.clone(),
-    });
-    let incoming = match started {
-        Ok(incoming) => incoming,
-        Err(error) => {
-            storage.close(&environment).await;
-            return Err(error.into());
-        }
-    };
+    })?;
     let addr = transport.local_addr();
     let rpc = Rpc::new(transport.clone(), environment.clone());
     let (facts_sender, facts) = mpsc::unbounded_channel();
+    let opened = storage.open(&environment, &checked.cluster, &instance.node);
+    let (store, stores) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            transport.close().await;
+            return Err(error.into());
+        }
+    };
     let config = EngineConfig {
         cluster: checked.cluster.clone(),
         instance: instance.clone(),

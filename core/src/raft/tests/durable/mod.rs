@@ -19,6 +19,7 @@ use crate::store::sim_disk::{SimDisk, Unsynced};
 
 mod crash;
 mod faults;
+mod format;
 mod refusals;
 
 /// Small segments, so that short histories have several.
