@@ -12,7 +12,9 @@ mod counter;
 mod credentials;
 mod demo;
 mod failure;
+mod inspect;
 mod node;
+mod recover;
 mod status;
 
 use std::io::{IsTerminal, Write};
@@ -50,6 +52,10 @@ enum Command {
     Call(call::CallArgs),
     /// Show what a running node says of itself and of the others
     Status(status::StatusArgs),
+    /// Show what a data directory holds, after checking every byte of it; the node must not run
+    Inspect(inspect::InspectArgs),
+    /// Make a new cluster from one data directory, when a quorum is lost for good; the node must not run
+    Recover(recover::RecoverArgs),
     /// Make an authority and issue certificates
     Ca(ca::CaArgs),
 }
@@ -81,6 +87,8 @@ fn main() -> ExitCode {
         Command::Node(arguments) => finish("node", runtime.block_on(node::run(arguments))),
         Command::Call(arguments) => finish("call", runtime.block_on(call::run(arguments))),
         Command::Status(arguments) => finish("status", runtime.block_on(status::run(arguments))),
+        Command::Inspect(arguments) => finish("inspect", inspect::run(&arguments)),
+        Command::Recover(arguments) => finish("recover", recover::run(&arguments)),
         Command::Ca(arguments) => finish("ca", ca::run(arguments)),
     }
 }

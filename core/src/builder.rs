@@ -15,7 +15,7 @@ use crate::observer::Observer;
 use crate::raft::SNAPSHOT_EVERY;
 use crate::service::{ErasedService, Service};
 use crate::state::{NoState, ReplicatedState};
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 use crate::timing::Timing;
 use crate::transport::{Transport, TransportError};
 
@@ -52,6 +52,9 @@ pub enum StartError {
     /// The transport could not start.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The raft member could not start.
     #[error("{0}")]
     Raft(String),
@@ -186,7 +189,8 @@ impl Builder {
         self
     }
 
-    /// Where the log is kept; by default in memory, so that the node forgets it when it stops.
+    /// Where the log is kept: [`Storage::dir`] for a cluster that must survive its processes; by default in memory, so
+    /// that the node forgets it when it stops. A non-member has none.
     pub fn storage(mut self, storage: Storage) -> Self {
         self.storage = storage;
         self

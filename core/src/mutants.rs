@@ -88,6 +88,12 @@ mutants! {
     StoreIdIgnored = "store-id-ignored",
     /// Members are removed and replaced whoever is left (rule M2).
     RemovalBelowQuorum = "removal-below-quorum",
+    /// What a file layer reads is taken as it is.
+    ChecksumIgnored = "checksum-ignored",
+    /// The directory is not synchronised after a file was created, renamed or removed.
+    DirectoryNotSynced = "directory-not-synced",
+    /// A snapshot forgets the raft configuration.
+    SnapshotWithoutMembership = "snapshot-without-membership",
     /// Leases go by a clock that stands still while the machine sleeps (rule L0).
     ClockStopsInSleep = "clock-stops-in-sleep",
     /// An entry of a guard is applied whoever owns the shard by then.

@@ -1,13 +1,19 @@
 //! Where a node keeps its log.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::ids::{ClusterId, LogIndex, StoreId, Term};
+use crate::ids::{ClusterId, ClusterName, LogIndex, NodeId, StoreId, Term};
 use crate::mutants::{Mutant, mutated};
 use crate::raft::Stores;
+use crate::raft::durable::{self, Opened, Owner};
 use crate::runtime::Environment;
+pub use crate::store::StorageError;
+use crate::store::disk::Disk;
+use crate::store::files::{Files, Lock};
+use crate::store::sim_disk::{SimDisk, Unsynced};
 
 /// A store of the raft log. Cheap to clone; clones are the same store, so that a test can stop a node and start it
 /// again with what it had.
@@ -15,36 +21,96 @@ use crate::runtime::Environment;
 /// A store belongs to one node of one cluster and to one run at a time.
 #[derive(Clone)]
 pub struct Storage {
-    slot: Arc<Mutex<Option<(StoreId, Stores)>>>,
-    flush: Duration,
+    medium: Medium,
+    slot: Arc<Mutex<Option<Open>>>,
+}
+
+#[derive(Clone)]
+enum Medium {
+    /// A write takes so long until it would survive [`Storage::cut_power`].
+    Memory {
+        flush: Duration,
+    },
+    Dir(PathBuf),
+    Simulated(SimDisk),
+}
+
+/// The store as a node uses it.
+struct Open {
+    id: StoreId,
+    stores: Stores,
+    /// Keeps others out of the directory.
+    lock: Option<Box<dyn Lock>>,
 }
 
 impl fmt::Debug for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Storage::memory()")
+        match &self.medium {
+            Medium::Memory { .. } => f.write_str("Storage::memory()"),
+            Medium::Dir(dir) => write!(f, "Storage::dir({dir:?})"),
+            Medium::Simulated(_) => f.write_str("Storage::simulated(..)"),
+        }
     }
 }
 
 impl Storage {
+    fn on(medium: Medium) -> Self {
+        Self {
+            medium,
+            slot: Arc::default(),
+        }
+    }
+
     /// In memory: lost with the process (or with the last clone of this). A node that comes back without it is
     /// another raft member, which is admitted anew (rule M0).
     pub fn memory() -> Self {
         Self::memory_with_flush(Duration::ZERO)
     }
 
-    /// In memory, but a write takes `flush` until it would survive a loss of power: votes and entries are acknowledged
-    /// only then, as by a disk, and [`cut_power`](Self::cut_power) takes back what is younger. For simulations.
-    pub fn memory_with_flush(flush: Duration) -> Self {
-        Self {
-            slot: Arc::default(),
-            flush,
+    /// In a directory of its own, which is made if it is not there (its parent must be). What the node acknowledges is
+    /// on the disk by then, and a node that is started with the same name and directory comes back as itself.
+    ///
+    /// The directory is locked while the node runs. It is looked at when the node starts: one that is damaged, in use or
+    /// another node's is a [`StartError::Storage`](crate::StartError::Storage). It takes at most about 150 MiB (the log
+    /// before it is dropped, and a segment) and twice the size of the application's snapshot: see `docs/store.md`.
+    pub fn dir(path: impl AsRef<Path>) -> Self {
+        Self::on(Medium::Dir(path.as_ref().to_owned()))
+    }
+
+    /// What a node without a log uses.
+    pub(crate) fn or_memory(self) -> Self {
+        match self.medium {
+            Medium::Memory { .. } => self,
+            Medium::Dir(_) | Medium::Simulated(_) => Self::memory(),
         }
     }
 
-    /// The machine loses power: writes that were not flushed are lost. The node must not run any more.
+    /// On a simulated disk.
+    pub fn simulated(disk: SimDisk) -> Self {
+        Self::on(Medium::Simulated(disk))
+    }
+
+    /// In memory, but a write takes `flush` until it would survive a loss of power: votes and entries are acknowledged
+    /// only then, as by a disk, and [`cut_power`](Self::cut_power) takes back what is younger. For simulations.
+    pub fn memory_with_flush(flush: Duration) -> Self {
+        Self::on(Medium::Memory { flush })
+    }
+
+    /// The machine loses power: writes that were not flushed are lost. The node must not run any more. Without effect
+    /// on a real directory.
     pub fn cut_power(&self) {
-        if let Some((_, stores)) = &*self.slot() {
-            stores.cut_power();
+        let mut slot = self.slot();
+        match &self.medium {
+            Medium::Memory { .. } => {
+                if let Some(open) = &*slot {
+                    open.stores.cut_power();
+                }
+            }
+            Medium::Simulated(disk) => {
+                disk.cut_power(Unsynced::Lost);
+                *slot = None;
+            }
+            Medium::Dir(_) => {}
         }
     }
 
@@ -53,62 +119,164 @@ impl Storage {
     pub fn look(&self) -> Vec<(LogIndex, Term)> {
         let slot = self.slot();
         slot.as_ref()
-            .map_or_else(Vec::new, |(_, stores)| stores.look())
+            .map_or_else(Vec::new, |open| open.stores.look())
     }
 
     /// Whether the log holds this entry, or has held it before it was purged into a snapshot.
     pub fn holds(&self, index: LogIndex, term: Term) -> bool {
         let slot = self.slot();
         slot.as_ref()
-            .is_some_and(|(_, stores)| stores.holds(index, term))
+            .is_some_and(|open| open.stores.holds(index, term))
     }
 
     /// Random id of the raft store, once there is one: with the node's name the raft member (rule M0).
     pub fn store_id(&self) -> Option<StoreId> {
-        self.slot().as_ref().map(|(id, _)| *id)
+        self.slot().as_ref().map(|open| open.id)
     }
 
     /// The cluster that its log belongs to; `None`: no log was begun in it.
     pub fn cluster(&self) -> Option<ClusterId> {
         let slot = self.slot();
-        let (_, stores) = slot.as_ref()?;
-        stores.origin().map(|origin| origin.cluster)
+        slot.as_ref()?.stores.origin().map(|origin| origin.cluster)
     }
 
     /// Whether nothing of a log would survive a loss of power: the node would come back as another raft member.
     pub fn is_volatile(&self) -> bool {
         self.slot()
             .as_ref()
-            .is_none_or(|(_, stores)| stores.is_volatile())
+            .is_none_or(|open| open.stores.is_volatile())
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<(StoreId, Stores)>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Open>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store as it is. As long as no log was begun in it, every look gives it another random id: what an earlier
     /// run promised under the old one binds nobody (rule B2).
-    pub(crate) fn open(&self, environment: &Environment) -> (StoreId, Stores) {
-        let mut slot = self.slot();
-        let fresh = || {
-            let stores = if self.flush.is_zero() {
-                Stores::in_memory()
-            } else {
-                Stores::with_flush(self.flush)
-            };
-            let id = if mutated(Mutant::StoreIdIgnored) {
-                1
-            } else {
-                environment.next_seed()
-            };
-            (StoreId(id), stores)
-        };
-        slot.take_if(|(_, stores)| stores.origin().is_none());
-        slot.get_or_insert_with(fresh).clone()
+    pub(crate) async fn open(
+        &self,
+        environment: &Environment,
+        cluster: &ClusterName,
+        node: &NodeId,
+    ) -> Opened {
+        self.prepare(environment, cluster, node, durable::open)
+            .await
     }
 
-    /// Throws everything away; the next [`open`](Self::open) makes another store.
-    pub(crate) fn clear(&self) {
-        *self.slot() = None;
+    /// Throws everything away: an empty store with another id.
+    pub(crate) async fn begin_anew(
+        &self,
+        environment: &Environment,
+        cluster: &ClusterName,
+        node: &NodeId,
+    ) -> Opened {
+        if let Medium::Memory { .. } = self.medium {
+            *self.slot() = None;
+        }
+        self.prepare(environment, cluster, node, durable::begin_anew)
+            .await
+    }
+
+    async fn prepare(
+        &self,
+        environment: &Environment,
+        cluster: &ClusterName,
+        node: &NodeId,
+        open: fn(&Arc<dyn Files>, &Owner, StoreId) -> Opened,
+    ) -> Opened {
+        let fresh = || match mutated(Mutant::StoreIdIgnored) {
+            true => StoreId(1),
+            false => StoreId(environment.next_seed()),
+        };
+        if let Medium::Memory { flush } = self.medium {
+            return Ok(self.in_memory(flush, fresh));
+        }
+        let (storage, fresh) = (self.clone(), fresh());
+        let owner = Owner {
+            cluster: cluster.clone(),
+            node: node.clone(),
+        };
+        let job = move || storage.on_disk(|files| open(files, &owner, fresh));
+        let opened = environment.blocking(job).await;
+        opened.unwrap_or_else(|| {
+            Err(StorageError::Io {
+                action: "open",
+                path: PathBuf::new(),
+                source: std::io::Error::other("opening the data directory panicked"),
+            })
+        })
+    }
+
+    fn in_memory(&self, flush: Duration, fresh: impl FnOnce() -> StoreId) -> (StoreId, Stores) {
+        let mut slot = self.slot();
+        slot.take_if(|open| open.stores.origin().is_none());
+        let open = slot.get_or_insert_with(|| Open {
+            id: fresh(),
+            stores: Stores::with_flush(flush),
+            lock: None,
+        });
+        (open.id, open.stores.clone())
+    }
+
+    fn files(&self) -> Result<Arc<dyn Files>, StorageError> {
+        match &self.medium {
+            Medium::Simulated(disk) => Ok(Arc::new(disk.clone())),
+            Medium::Memory { .. } => Ok(Arc::new(SimDisk::new())),
+            Medium::Dir(dir) => match Disk::create(dir) {
+                Ok(disk) => Ok(Arc::new(disk)),
+                Err(source) => Err(StorageError::Io {
+                    action: "open the data directory",
+                    path: dir.clone(),
+                    source,
+                }),
+            },
+        }
+    }
+
+    fn on_disk(&self, open: impl FnOnce(&Arc<dyn Files>) -> Opened) -> Opened {
+        let mut slot = self.slot();
+        let files = self.files()?;
+        // A run that did not close its store must not write to it any more.
+        let before = slot.take().and_then(|before| {
+            before.stores.close();
+            before.lock
+        });
+        let lock = match before {
+            Some(lock) => Some(lock),
+            None => files.lock().map_err(|source| StorageError::Io {
+                action: "lock",
+                path: files.path(""),
+                source,
+            })?,
+        };
+        let Some(lock) = lock else {
+            let dir = files.path("");
+            return Err(StorageError::Locked { dir });
+        };
+        let (id, stores) = open(&files)?;
+        *slot = Some(Open {
+            id,
+            stores: stores.clone(),
+            lock: Some(lock),
+        });
+        Ok((id, stores))
+    }
+
+    /// Writes what is not written yet and lets go of the directory. A store in memory stays as it is.
+    pub(crate) async fn close(&self, environment: &Environment) {
+        if let Medium::Memory { .. } = self.medium {
+            return;
+        }
+        let storage = self.clone();
+        let job = move || {
+            let open = storage.slot().take();
+            if let Some(open) = open {
+                open.stores.close();
+                drop(open.lock);
+            }
+        };
+        if environment.blocking(job).await.is_none() {
+            tracing::error!("closing the data directory panicked");
+        }
     }
 }

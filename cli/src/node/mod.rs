@@ -14,7 +14,7 @@ use funk::ids::ClusterName;
 use funk::limits::MAX_SHARDS;
 use funk::runtime::Environment;
 use funk::transport::{Transport, TransportError};
-use funk::{Cluster, Event, NodeId, Notice};
+use funk::{Cluster, Event, NodeId, Notice, StartError, Storage};
 use funk_quic::{QuicConfig, QuicTransport};
 
 use crate::arguments::{CLUSTER, address, cluster_name, node_name, seconds};
@@ -22,6 +22,7 @@ use crate::counter::{Counter, CounterState};
 use crate::credentials;
 use crate::demo::Preset;
 use crate::failure::{ERROR, Failure};
+use crate::inspect::DATA_DIRECTORY;
 use lines::{End, Lines};
 pub(crate) use signals::Signals;
 
@@ -41,8 +42,11 @@ Examples:
   funk node --name n4 --listen 127.0.0.1:7404 --join 127.0.0.1:7401             join only, found nothing
   funk node --name n1 --listen 192.0.2.1:7401 --tls certs --join 192.0.2.2:7401  other machines: see `funk ca --help`
 
-All nodes can be given the same --join list, with their own address in it, and be started in any order or at once. The
-log is kept in memory: a node that is started again is given everything by the others.
+All nodes can be given the same --join list, with their own address in it, and be started in any order or at once.
+
+With --data-dir what the node acknowledges is on the disk, and the node comes back as itself: --data-dir /var/lib/funk/n1.
+Without it the log is kept in memory: a node that is started again is given everything by the others, and a cluster whose
+nodes all stop is gone.
 
 SIGTERM or SIGINT: the node leaves (its shards are moved first), within --drain-timeout; a second one stops it at once.
 
@@ -51,7 +55,8 @@ With --json each line on standard output is an object with `at_ms` (milliseconds
 with the reason left, stopped, superseded or failed.
 
 Exit status: 0 it left; 1 an error; 2 bad arguments; 3 it stopped without having left (the time was up, or a second
-signal); 4 the address cannot be listened on; 5 a newer process with the same node name is in the cluster.
+signal); 4 the address cannot be listened on; 5 a newer process with the same node name is in the cluster; 6 the data
+directory cannot be used (damaged, in use, another node's): the message says what to do.
 FUNK_LOG=info (or debug, or funk=debug,...) writes more of its log to standard error; without it, warnings and errors.";
 
 /// Arguments of `funk node`.
@@ -78,6 +83,9 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARDS,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     shards: u32,
+    /// Directory for the log and the snapshots, of this node alone; made if it is not there. Without it: in memory
+    #[arg(long, value_name = "DIR", conflicts_with = "non_member")]
+    data_dir: Option<PathBuf>,
     /// Directory with ca.pem, NAME.pem and NAME.key; without it, certificates for this machine only are made
     #[arg(long, value_name = "DIR")]
     tls: Option<PathBuf>,
@@ -167,13 +175,19 @@ async fn start(
         .timing(arguments.timing.timing())
         .service(service)
         .state(state);
+    if let Some(dir) = &arguments.data_dir {
+        builder = builder.storage(Storage::dir(dir));
+    }
     if arguments.non_voting {
         builder = builder.non_voter();
     }
     if arguments.non_member {
         builder = builder.non_member();
     }
-    builder.start().await.map_err(Failure::error)
+    builder.start().await.map_err(|error| match error {
+        StartError::Storage(error) => Failure::new(DATA_DIRECTORY, format!("--data-dir: {error}")),
+        error => Failure::error(error),
+    })
 }
 
 /// Prints what happens until the node has ended; the exit status.

@@ -53,8 +53,25 @@ impl Scratch {
 
     /// Starts a node and waits until it listens.
     pub fn node(&self, arguments: &[&str]) -> Node {
+        self.node_by(&[], arguments)
+    }
+
+    /// The same, by way of a program that ends as `funk`.
+    pub fn node_by(&self, way: &[&str], arguments: &[&str]) -> Node {
         let arguments = [&["node", "--json"], arguments].concat();
         let mut command = self.command(&arguments);
+        if let Some((program, more)) = way.split_first() {
+            let funk = std::mem::replace(&mut command, Command::new(program));
+            command
+                .args(more)
+                .arg(funk.get_program())
+                .args(funk.get_args());
+            command.envs(
+                funk.get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            );
+            command.env_remove("FUNK_LOG").stdin(Stdio::null());
+        }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::channel();

@@ -443,7 +443,7 @@ impl Driver {
         self.carry_out().await;
         self.jobs.shutdown().await;
         if let Some(raft) = &self.raft {
-            raft.device.shutdown().await;
+            raft.close().await;
         }
         self.node.raft.store(None);
         self.node.transport.close().await;

@@ -14,7 +14,7 @@ use super::{Driver, Sources, observe, streams};
 use crate::builder::{Checked, StartError};
 use crate::cluster::Cluster;
 use crate::engine::{Engine, EngineConfig, Input};
-use crate::ids::{BootId, Instance, MemberKind, PeerAddr, StoreId};
+use crate::ids::{BootId, ClusterName, Instance, MemberKind, PeerAddr, StoreId};
 use crate::limits::{DATAGRAM_QUEUE, EVENT_BUFFER, MAX_FRAME_BYTES, MAX_PROPOSALS_IN_FLIGHT};
 use crate::node::{Node, SharedCounters, Status, Waiting};
 use crate::raft::{RaftConfig, RaftDevice, RaftPeers, RaftStartError, RpcFailure};
@@ -41,6 +41,10 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         node: checked.node,
         boot,
     };
+    let storage = match checked.kind {
+        MemberKind::NonMember => checked.storage.or_memory(),
+        MemberKind::Voter | MemberKind::NonVoter => checked.storage,
+    };
     let transport = checked.transport;
     let incoming = transport.start(LocalNode {
         kind: crate::transport::PeerKind::Node,
@@ -50,7 +54,14 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
     let addr = transport.local_addr();
     let rpc = Rpc::new(transport.clone(), environment.clone());
     let (facts_sender, facts) = mpsc::unbounded_channel();
-    let (store, stores) = checked.storage.open(&environment);
+    let opened = storage.open(&environment, &checked.cluster, &instance.node);
+    let (store, stores) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            transport.close().await;
+            return Err(error.into());
+        }
+    };
     let config = EngineConfig {
         cluster: checked.cluster.clone(),
         instance: instance.clone(),
@@ -80,19 +91,25 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
                 environment.clone(),
                 StreamKind::Raft,
             )));
-            let device = RaftDevice::start(
+            let started = RaftDevice::start(
                 config.clone(),
                 stores,
                 Box::new(state.clone()),
                 peers.clone(),
                 facts_sender.clone(),
-            )
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+            );
+            let device = match started.await {
+                Ok(device) => device,
+                Err(error) => {
+                    storage.close(&environment).await;
+                    return Err(StartError::Raft(error.to_string()));
+                }
+            };
             Some(RaftMember {
                 device,
                 config,
-                storage: checked.storage,
+                cluster: checked.cluster.clone(),
+                storage,
                 state,
                 peers,
                 facts: facts_sender.clone(),
@@ -169,6 +186,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
 pub(super) struct RaftMember {
     pub(super) device: RaftDevice,
     config: RaftConfig,
+    cluster: ClusterName,
     storage: Storage,
     state: SharedState,
     peers: Arc<dyn RaftPeers>,
@@ -189,6 +207,12 @@ impl RaftMember {
         )
     }
 
+    /// Stops the raft member and lets go of its store.
+    pub(super) async fn close(&self) {
+        self.device.shutdown().await;
+        self.storage.close(&self.environment).await;
+    }
+
     /// Stops the raft member, throws its log and state away and starts another one with an empty store, whose id is
     /// returned. What the old one had to say is forgotten. If a leader's entries arrived at the last moment, the log
     /// is kept, and `None` returned.
@@ -199,11 +223,15 @@ impl RaftMember {
         self.device.shutdown().await;
         let keep = self.holds_entries();
         self.state.reset();
-        if !keep {
+        let (environment, node) = (&self.environment, &self.config.instance.node);
+        let opened = if keep {
+            self.storage.open(environment, &self.cluster, node).await
+        } else {
             while facts.try_recv().is_ok() {}
-            self.storage.clear();
-        }
-        let (store, stores) = self.storage.open(&self.environment);
+            let anew = self.storage.begin_anew(environment, &self.cluster, node);
+            anew.await
+        };
+        let (store, stores) = opened.map_err(|error| RaftStartError::Store(error.to_string()))?;
         self.config.store = store;
         self.device = RaftDevice::start(
             self.config.clone(),

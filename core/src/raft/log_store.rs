@@ -1,6 +1,9 @@
-//! The log, the vote and where they belong: in memory, behind the traits that a durable store implements too.
+//! The log, the vote and where they belong, behind openraft's storage traits.
 //!
-//! A store may be told that a write takes a while until it would survive a loss of power. Then an append is
+//! The log is served from memory, which [`compact`](super::compact) bounds. A durable store has a [`Journal`] beside
+//! it: every change goes there too, in the same order, and counts once it is on the disk. A store in memory has none.
+//!
+//! A store in memory may be told that a write takes a while until it would survive a loss of power. Then an append is
 //! acknowledged and a vote is answered only after that, and [`Stores::cut_power`] takes back whatever is younger:
 //! simulators restart nodes with exactly what a disk would have kept (whole writes).
 
@@ -14,11 +17,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
+use serde::{Deserialize, Serialize};
 
+use super::durable::snapshot_number;
+use super::journal::{Failure, Journal};
+use super::log_record::{LogRecord, Replay};
 use super::types::{LogEntry, LogId, SnapshotMeta, TypeConfig, Vote};
-use crate::ids::{ClusterId, LogIndex, Term};
+use crate::ids::{ClusterId, LogIndex, StoreId, Term};
 use crate::mutants::{Mutant, mutated};
 use crate::runtime::Environment;
+use crate::store::snapshot_file;
 
 /// Most bytes of entries in one AppendEntries, unless a single entry is larger.
 pub(super) const MAX_APPEND_BYTES: usize = 1 << 20;
@@ -26,7 +34,7 @@ pub(super) const MAX_APPEND_BYTES: usize = 1 << 20;
 const ENTRY_OVERHEAD: usize = 32;
 
 /// Which cluster a log belongs to. Written before the log's first entry; without meaning while the log is empty.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Origin {
     /// The cluster.
     pub(crate) cluster: ClusterId,
@@ -43,7 +51,17 @@ pub(super) struct KeptSnapshot {
 
 /// Everything of a raft member that must survive a restart. Clones are the same store.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stores(Arc<Mutex<Kept>>);
+pub(crate) struct Stores {
+    kept: Arc<Mutex<Kept>>,
+    durable: Option<Durable>,
+}
+
+/// The disk under a durable store.
+#[derive(Clone, Debug)]
+struct Durable {
+    journal: Arc<Journal>,
+    store: StoreId,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -64,7 +82,10 @@ struct Kept {
     bytes: usize,
     purged: Option<LogId>,
     committed: Option<LogId>,
+    /// The snapshot of a store in memory.
     snapshot: Option<KeptSnapshot>,
+    /// What the snapshot of a durable store is of; the rest is on the disk.
+    snapshot_meta: Option<SnapshotMeta>,
 }
 
 impl std::fmt::Debug for Kept {
@@ -98,12 +119,81 @@ fn identify(id: &LogId) -> (LogIndex, Term) {
 
 impl Stores {
     /// Empty stores, which live as long as the process.
+    #[cfg(test)]
     pub(crate) fn in_memory() -> Self {
         Self::default()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A durable store that holds what was read.
+    pub(super) fn durable(
+        journal: Journal,
+        store: StoreId,
+        replay: Replay,
+        snapshot_meta: Option<SnapshotMeta>,
+    ) -> Self {
+        let Replay { head, entries, .. } = replay;
+        let kept = Kept {
+            origin: head.origin,
+            vote: head.vote.clone(),
+            flushed_vote: head.vote,
+            flushed: head.last.map_or(0, |last| last.index + 1),
+            bytes: entries.values().map(size).sum(),
+            entries,
+            purged: head.purged,
+            // Others may have committed what this log holds no more; it will be told again.
+            committed: head.committed.min(head.last),
+            snapshot_meta,
+            ..Kept::default()
+        };
+        let journal = Arc::new(journal);
+        Self {
+            kept: Arc::new(Mutex::new(kept)),
+            durable: Some(Durable { journal, store }),
+        }
+    }
+
+    /// Writes what is not written yet and refuses every change from then on. Blocks. Without effect in memory.
+    pub(crate) fn close(&self) {
+        if let Some(durable) = &self.durable {
+            durable.journal.close();
+        }
+    }
+
+    /// Sees to it that what was queued is written.
+    fn kick(&self, durable: &Durable) {
+        let stores = self.clone();
+        durable.journal.kick(move |landed| stores.landed(landed));
+    }
+
+    fn landed(&self, landed: Result<usize, Failure>) {
+        match landed {
+            Ok(appends) => (0..appends).for_each(|_| self.flushed_one()),
+            Err(failure) => {
+                let left = std::mem::take(&mut self.kept().flushing);
+                for callback in left.into_iter().filter_map(|(_, callback)| callback) {
+                    callback.io_completed(Err(failure.error()));
+                }
+            }
+        }
+    }
+
+    /// Returns when all that was changed so far is durable.
+    async fn settle(&self, durable: &Durable, record: Option<LogRecord>) -> io::Result<()> {
+        let done = durable.journal.push_waiting(record)?;
+        self.kick(durable);
+        done.await
+    }
+
+    /// Rolls over at another size, for tests.
+    #[cfg(test)]
+    pub(super) fn roll_at(&self, bytes: u64) {
+        if let Some(durable) = &self.durable {
+            durable.journal.roll_at(bytes);
+        }
     }
 
     /// Empty stores in which a write takes a while until it would survive [`cut_power`](Self::cut_power).
@@ -112,7 +202,10 @@ impl Stores {
             flush,
             ..Kept::default()
         };
-        Self(Arc::new(Mutex::new(kept)))
+        Self {
+            kept: Arc::new(Mutex::new(kept)),
+            durable: None,
+        }
     }
 
     /// The machine loses power: what was not flushed is gone.
@@ -182,7 +275,11 @@ impl Stores {
     /// Says where the log that begins now belongs.
     pub(super) fn save_origin(&self, origin: Origin) -> io::Result<()> {
         self.kept().origin = Some(origin);
-        Ok(())
+        match &self.durable {
+            // Before the entries that follow: they are durable only with it.
+            Some(durable) => durable.journal.push(LogRecord::Origin(origin)),
+            None => Ok(()),
+        }
     }
 
     /// What the entries take.
@@ -190,19 +287,82 @@ impl Stores {
         self.kept().bytes
     }
 
-    /// Replaces the snapshot, unless a newer one was installed while this one was built.
-    pub(super) fn save_snapshot(&self, snapshot: KeptSnapshot) -> io::Result<()> {
-        let mut kept = self.kept();
-        let newer = |old: &KeptSnapshot| old.meta.last_log_id > snapshot.meta.last_log_id;
-        if !kept.snapshot.as_ref().is_some_and(newer) {
-            kept.snapshot = Some(snapshot);
+    /// Replaces the snapshot, unless a newer one was installed while this one was built. It is durable on return.
+    pub(super) async fn save_snapshot(&self, snapshot: KeptSnapshot) -> io::Result<()> {
+        let Some(durable) = self.durable.clone() else {
+            let mut kept = self.kept();
+            let newer = |old: &KeptSnapshot| old.meta.last_log_id > snapshot.meta.last_log_id;
+            if !kept.snapshot.as_ref().is_some_and(newer) {
+                kept.snapshot = Some(snapshot);
+            }
+            return Ok(());
+        };
+        // What the log said before the snapshot was taken must not be younger than it.
+        self.settle(&durable, None).await?;
+        let environment = Environment::current();
+        let delay = durable.journal.files.delay();
+        if !delay.is_zero() {
+            environment.sleep(delay).await;
         }
+        let (stores, journal) = (self.clone(), durable.journal.clone());
+        let job = move || stores.write_snapshot(&durable, &snapshot);
+        let written = environment.blocking(job).await;
+        let written =
+            written.unwrap_or_else(|| Err(io::Error::other("writing a snapshot panicked")));
+        written.map_err(|error| journal.fail(&error).error())
+    }
+
+    fn write_snapshot(&self, durable: &Durable, snapshot: &KeptSnapshot) -> io::Result<()> {
+        let journal = &durable.journal;
+        let _alone = lock(&journal.snapshots);
+        journal.check()?;
+        let present = self.kept().snapshot_meta.clone();
+        // A snapshot that was read at the start is installed, and would be written again.
+        if present.is_some_and(|present| {
+            present.last_log_id > snapshot.meta.last_log_id || present == snapshot.meta
+        }) {
+            return Ok(());
+        }
+        let description = postcard::to_stdvec(&snapshot.meta).map_err(io::Error::other)?;
+        let number = snapshot_number(&snapshot.meta);
+        snapshot_file::write(
+            &*journal.files,
+            durable.store,
+            number,
+            &description,
+            &snapshot.bytes,
+        )?;
+        self.kept().snapshot_meta = Some(snapshot.meta.clone());
         Ok(())
     }
 
-    pub(super) fn snapshot(&self) -> io::Result<Option<KeptSnapshot>> {
-        Ok(self.kept().snapshot.clone())
+    pub(super) async fn snapshot(&self) -> io::Result<Option<KeptSnapshot>> {
+        let Some(durable) = self.durable.clone() else {
+            return Ok(self.kept().snapshot.clone());
+        };
+        let stores = self.clone();
+        let environment = Environment::current();
+        let read = environment.blocking(move || stores.read_snapshot(&durable));
+        read.await
+            .unwrap_or_else(|| Err(io::Error::other("reading a snapshot panicked")))
     }
+
+    fn read_snapshot(&self, durable: &Durable) -> io::Result<Option<KeptSnapshot>> {
+        let journal = &durable.journal;
+        let _alone = lock(&journal.snapshots);
+        let Some(meta) = self.kept().snapshot_meta.clone() else {
+            return Ok(None);
+        };
+        let number = snapshot_number(&meta);
+        let read = snapshot_file::open(&*journal.files, durable.store, number)
+            .and_then(|snapshot| snapshot.read());
+        let bytes = read.map_err(|fault| fault.at(&*journal.files))?;
+        Ok(Some(KeptSnapshot { meta, bytes }))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn size(entry: &LogEntry) -> usize {
@@ -266,6 +426,17 @@ impl RaftLogStorage<TypeConfig> for Stores {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if let Some(durable) = &self.durable {
+            let record = LogRecord::Vote(vote.clone());
+            if mutated(Mutant::VoteNotPersisted) {
+                durable.journal.push(record)?;
+            } else {
+                self.settle(durable, Some(record)).await?;
+                self.kept().flushed_vote = Some(vote.clone());
+            }
+            self.kept().vote = Some(vote.clone());
+            return Ok(());
+        }
         let flush = {
             let mut kept = self.kept();
             kept.vote = Some(vote.clone());
@@ -283,7 +454,10 @@ impl RaftLogStorage<TypeConfig> for Stores {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         self.kept().committed = committed;
-        Ok(())
+        match &self.durable {
+            Some(durable) => durable.journal.note_committed(committed),
+            None => Ok(()),
+        }
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -295,6 +469,7 @@ impl RaftLogStorage<TypeConfig> for Stores {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let mut records = Vec::new();
         let mut kept = self.kept();
         for entry in entries {
             debug_assert!(
@@ -304,9 +479,20 @@ impl RaftLogStorage<TypeConfig> for Stores {
                 entry.log_id.index
             );
             kept.bytes += size(&entry);
+            if self.durable.is_some() {
+                records.push(LogRecord::Entry(entry.clone()));
+            }
             kept.entries.insert(entry.log_id.index, entry);
         }
         let end = kept.last().map_or(0, |last| last.index + 1);
+        if let Some(durable) = &self.durable {
+            // Under the lock, so that the callbacks are in the order of the records.
+            durable.journal.push_append(records)?;
+            kept.flushing.push_back((end, Some(callback)));
+            drop(kept);
+            self.kick(durable);
+            return Ok(());
+        }
         if kept.flush.is_zero() {
             kept.flushed = end;
             drop(kept);
@@ -336,7 +522,13 @@ impl RaftLogStorage<TypeConfig> for Stores {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let first = last.map_or(0, |last| last.index + 1);
-        self.kept().discard_from(first);
+        let mut kept = self.kept();
+        kept.discard_from(first);
+        if let Some(durable) = &self.durable {
+            durable.journal.push(LogRecord::Truncate(last))?;
+            drop(kept);
+            self.kick(durable);
+        }
         Ok(())
     }
 
@@ -347,6 +539,11 @@ impl RaftLogStorage<TypeConfig> for Stores {
         let gone = std::mem::replace(&mut kept.entries, left);
         kept.bytes -= gone.values().map(size).sum::<usize>();
         kept.flushed = kept.flushed.max(upto.index + 1);
+        if let Some(durable) = &self.durable {
+            durable.journal.push(LogRecord::Purge(upto))?;
+            drop(kept);
+            self.kick(durable);
+        }
         Ok(())
     }
 }

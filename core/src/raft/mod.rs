@@ -6,7 +6,9 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`types`] | the one type configuration |
-//! | [`log_store`] | log, vote and snapshot in memory, behind openraft's storage traits |
+//! | [`log_store`] | log, vote and snapshot, behind openraft's storage traits |
+//! | [`journal`], [`log_record`], [`durable`] | the log on the disk: writing it, its records, reading it again |
+//! | [`recover`] | a new cluster from one directory, when the quorum is lost for good |
 //! | [`state_machine`] | applies entries: shard maps and the application's state |
 //! | [`network`] | requests to other members |
 //! | [`rpc`], [`gate`], [`serve`] | their encoding, which are let in, and what is done with them |
@@ -40,11 +42,15 @@ use crate::transport::Peer;
 
 mod change;
 mod compact;
+pub(crate) mod durable;
 mod facts;
 pub(crate) mod fuzzing;
 mod gate;
+mod journal;
+mod log_record;
 mod log_store;
 mod network;
+pub(crate) mod recover;
 mod rpc;
 mod serve;
 mod state_machine;

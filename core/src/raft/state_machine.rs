@@ -12,12 +12,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::log_store::{KeptSnapshot, Stores};
 use super::types::{
-    Entry, LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, index_of, term_of,
+    Entry, LogEntry, LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+    index_of, term_of,
 };
 use crate::engine::Input;
 use crate::engine::replicated::{Change, Replicated};
 use crate::ids::{ClusterId, LogIndex, Term};
 use crate::log_message::LogMessage;
+use crate::mutants::{Mutant, mutated};
 use crate::state::{Applied, ReplicatedState};
 
 /// Version of the snapshot format.
@@ -145,6 +147,61 @@ fn guarded<T>(what: &str, call: impl FnOnce() -> T) -> io::Result<T> {
     })
 }
 
+fn decode_snapshot(snapshot: &[u8]) -> io::Result<SnapshotBody> {
+    let (&version, body) = snapshot
+        .split_first()
+        .ok_or_else(|| unreadable("it is empty"))?;
+    if version != SNAPSHOT_VERSION {
+        return Err(unreadable(format!(
+            "version {version}; this release reads version {SNAPSHOT_VERSION}: upgrade this node"
+        )));
+    }
+    postcard::from_bytes(body).map_err(unreadable)
+}
+
+fn encode_snapshot(body: &SnapshotBody) -> io::Result<Bytes> {
+    let bytes = postcard::to_extend(body, vec![SNAPSHOT_VERSION]);
+    Ok(bytes.map_err(io::Error::other)?.into())
+}
+
+/// Applies a log without raft, to what the snapshot before it holds, and takes a snapshot of what it comes to: for the
+/// cluster and the configuration that are given.
+pub(super) fn fold(
+    application: Box<dyn ReplicatedState>,
+    snapshot: Option<&[u8]>,
+    entries: impl Iterator<Item = LogEntry>,
+    cluster: ClusterId,
+    membership: StoredMembership,
+) -> io::Result<Bytes> {
+    let mut state = State {
+        last_applied: None,
+        membership: StoredMembership::default(),
+        replicated: Replicated::default(),
+        application,
+    };
+    if let Some(snapshot) = snapshot {
+        let body = decode_snapshot(snapshot)?;
+        let application = &mut state.application;
+        guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
+        state.replicated = Replicated::decode(&body.replicated).map_err(unreadable)?;
+    }
+    for entry in entries {
+        let EntryPayload::Normal(message) = &entry.payload else {
+            continue;
+        };
+        let id = &entry.log_id;
+        let message = message.message().map_err(io::Error::other)?;
+        guarded("apply", || state.apply(index_of(id), term_of(id), &message))?;
+    }
+    let application = guarded("snapshot", || state.application.snapshot())?;
+    encode_snapshot(&SnapshotBody {
+        cluster: Some(cluster),
+        membership,
+        replicated: state.replicated.encode(),
+        application,
+    })
+}
+
 fn unreadable(error: impl std::fmt::Display) -> io::Error {
     let text = format!("a snapshot cannot be read: {error}");
     io::Error::new(io::ErrorKind::InvalidData, text)
@@ -183,17 +240,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let state = self.state();
+        let membership = match mutated(Mutant::SnapshotWithoutMembership) {
+            true => StoredMembership::default(),
+            false => state.membership.clone(),
+        };
         let application = guarded("snapshot", || state.application.snapshot());
         let body = application.map(|application| SnapshotBody {
             cluster: self.stores.origin().map(|origin| origin.cluster),
-            membership: state.membership.clone(),
+            membership: membership.clone(),
             replicated: state.replicated.encode(),
             application,
         });
         Builder {
             meta: SnapshotMeta {
                 last_log_id: state.last_applied,
-                last_membership: state.membership.clone(),
+                last_membership: membership,
             },
             body,
             stores: self.stores.clone(),
@@ -201,15 +262,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
-        let (&version, body) = snapshot
-            .split_first()
-            .ok_or_else(|| unreadable("it is empty"))?;
-        if version != SNAPSHOT_VERSION {
-            return Err(unreadable(format!(
-                "version {version}; this release reads version {SNAPSHOT_VERSION}: upgrade this node"
-            )));
-        }
-        let body: SnapshotBody = postcard::from_bytes(body).map_err(unreadable)?;
+        let body = decode_snapshot(&snapshot)?;
         let own = self.stores.origin().map(|origin| origin.cluster);
         if own.is_some() && body.cluster.is_some() && own != body.cluster {
             return Err(unreadable("it is of another cluster"));
@@ -221,16 +274,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 "it holds a map that is newer than its last entry",
             ));
         }
-        let mut state = self.state();
-        let application = &mut state.application;
-        guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
-        state.replicated = replicated.clone();
-        state.membership = meta.last_membership.clone();
-        drop(state);
-        self.stores.save_snapshot(KeptSnapshot {
+        {
+            let mut state = self.state();
+            let application = &mut state.application;
+            guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
+            state.replicated = replicated.clone();
+            state.membership = meta.last_membership.clone();
+        }
+        let kept = KeptSnapshot {
             meta: meta.clone(),
             bytes: snapshot,
-        })?;
+        };
+        self.stores.save_snapshot(kept).await?;
         let _ = self.facts.send(Input::Installed(replicated));
         if let Some(id) = meta.last_log_id {
             self.note_applied(id);
@@ -239,7 +294,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let kept = self.stores.snapshot()?;
+        let kept = self.stores.snapshot().await?;
         Ok(kept.map(|kept| Snapshot {
             meta: kept.meta,
             snapshot: kept.bytes,
@@ -262,14 +317,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             Ok(body) => body,
             Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
         };
-        let bytes: Bytes = postcard::to_extend(body, vec![SNAPSHOT_VERSION])
-            .map_err(io::Error::other)?
-            .into();
+        let bytes = encode_snapshot(body)?;
         let meta = self.meta.clone();
-        self.stores.save_snapshot(KeptSnapshot {
+        let kept = KeptSnapshot {
             meta: meta.clone(),
             bytes: bytes.clone(),
-        })?;
+        };
+        self.stores.save_snapshot(kept).await?;
         Ok(Snapshot {
             meta,
             snapshot: bytes,

@@ -200,13 +200,19 @@ fn only_the_own_initialisation_can_be_abandoned() {
     });
 }
 
-struct Fresh;
+/// Makes stores for openraft's suite.
+struct Fresh {
+    durable: bool,
+}
 
 impl StoreBuilder<TypeConfig, Stores, StateMachine> for Fresh {
     async fn build(
         &self,
     ) -> Result<((), Stores, StateMachine), openraft::StorageError<TypeConfig>> {
-        let stores = Stores::in_memory();
+        let stores = match self.durable {
+            true => super::durable::fresh(),
+            false => Stores::in_memory(),
+        };
         let (facts, _) = mpsc::unbounded_channel();
         let applied = Arc::new(watch::Sender::new(0));
         Ok((
@@ -219,8 +225,11 @@ impl StoreBuilder<TypeConfig, Stores, StateMachine> for Fresh {
 
 #[test]
 fn openrafts_suite_for_stores() {
-    simulate(async {
-        let environment = Environment::simulated(1, 1.0, Duration::ZERO);
-        environment.scope(Suite::test_all(Fresh)).await.unwrap();
-    });
+    for durable in [false, true] {
+        simulate(async {
+            let environment = Environment::simulated(1, 1.0, Duration::ZERO);
+            let suite = Suite::test_all(Fresh { durable });
+            environment.scope(suite).await.unwrap();
+        });
+    }
 }

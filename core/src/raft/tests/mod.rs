@@ -17,6 +17,7 @@ use crate::engine::shard_map::ShardMap;
 use crate::ids::BootId;
 use crate::state::NoState;
 
+mod durable;
 mod keeping;
 mod leading;
 mod members;
