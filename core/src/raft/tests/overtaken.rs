@@ -147,7 +147,7 @@ fn a_snapshot_that_later_entries_have_overtaken_is_left() {
             }
         );
         assert_eq!(follower.snapshots_installed(), 0);
-        assert!(follower.stores().snapshot().unwrap().is_none());
+        assert!(follower.stores().snapshot().await.unwrap().is_none());
         assert!((0..6).all(|index| follower.stores().holds_entry(&id(index))));
         // The log is applied as it is, the entries under the snapshot among them.
         follower.ask(Follower::entries(7, Some(6))).await;
@@ -171,7 +171,7 @@ fn a_snapshot_beyond_the_log_is_installed() {
             }
         );
         assert_eq!(follower.snapshots_installed(), 1);
-        assert!(follower.stores().snapshot().unwrap().is_some());
+        assert!(follower.stores().snapshot().await.unwrap().is_some());
     });
 }
 
