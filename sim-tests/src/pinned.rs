@@ -49,6 +49,24 @@ const fn pin(simulator: Simulator, seed: u64, reaches: &'static str, why: &'stat
 pub const PINNED: &[Pin] = &[
     pin(
         TCP,
+        562_301_149,
+        "drains given up",
+        "a leader gives a drain up and is gone when its map, which is uneven for that, is looked at (I5)",
+    ),
+    pin(
+        TCP,
+        119,
+        "maps committed",
+        "a cut swallowed the end of a stream, and the simulated connection carried the next one all the same",
+    ),
+    pin(
+        TCP,
+        88,
+        "machines that slept",
+        "a leader sleeps right after its election, and is looked at when others have committed what it does not hold (I6)",
+    ),
+    pin(
+        TCP,
         10,
         "void entries",
         "leaders change before their proposals commit, so often that hundreds of entries are void (P2)",

@@ -479,12 +479,7 @@ impl Record {
         self.last_proposed = pending.map.index();
         self.ack_set = pending.ack_set.clone();
         self.phase = Phase::Draining(0);
-        self.pins |= engine.counters().count("drains given up") > 0;
         let base = engine.committed();
-        let gave_up = self
-            .runs()
-            .any(|(_, run)| run.counters.contains_key("drains given up"));
-        self.pins |= gave_up;
         let slack = if self.pins { base.shards() as usize } else { 0 };
         let verdict = i5_fewest_moves::check(base, &pending.map, slack);
         self.note(verdict);
@@ -726,6 +721,8 @@ impl Observer for Watcher {
 
     fn handled(&self, engine: &Engine, _: Time) {
         let mut record = self.shared.lock();
+        // At once: the leader that gave a drain up may be gone when its proposal is looked at.
+        record.pins |= engine.counters().count("drains given up") > 0;
         record.look(self.node, engine);
         record.mark_phase();
     }
