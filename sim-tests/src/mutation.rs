@@ -158,7 +158,7 @@ mod with_mutants {
     fn against_rules(mutant: Mutant) -> Option<(Caught, Violation)> {
         set_mutant(Some(mutant));
         let broken = |rule: &rules::Rule| {
-            let seen = (rule.play)().err()?;
+            let seen = rule.play().err()?;
             Some((Caught::Scenario(rule.name), seen))
         };
         let caught = rules::ALL.iter().find_map(broken);

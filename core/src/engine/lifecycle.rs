@@ -195,6 +195,12 @@ impl Engine {
     /// Raft messages of this cluster, and of no other, are acceptable from now on.
     fn accept(&mut self, cluster: ClusterId) {
         if self.cluster != Some(cluster) {
+            if self.terms_of.replace(cluster) != Some(cluster) {
+                // Terms of another cluster say nothing here, where they begin anew: whoever led one that came to nothing
+                // would not take itself for the leader until the terms had caught up. Those of the same cluster are
+                // remembered, also by a new store: grants of older ones are still under way (rule L1).
+                self.newest_term = self.leadership.term;
+            }
             self.cluster = Some(cluster);
             self.outputs.push_back(Output::Accept(cluster));
         }

@@ -108,6 +108,8 @@ pub struct Engine {
     leadership: Leadership,
     /// Newest term seen anywhere: in raft, in pings, in pongs.
     newest_term: Term,
+    /// The cluster whose terms those are.
+    terms_of: Option<ClusterId>,
     leading: Option<Leading>,
     raft: RaftMembers,
 
@@ -149,6 +151,7 @@ impl Engine {
             abandoning: false,
             leadership: Leadership::default(),
             newest_term: Term(0),
+            terms_of: None,
             leading: None,
             raft: RaftMembers::default(),
             committed: Arc::default(),

@@ -285,9 +285,22 @@ impl World {
         holds_log || self.may_lose_store(at)
     }
 
-    /// Whether every configuration that may still decide something keeps a quorum of stores without this one.
+    /// Whether every configuration that may still decide something keeps a quorum of stores without this one, and would
+    /// without those of nodes that are leaving: the change that takes them out needs a quorum of what is left, and may
+    /// begin before anybody misses this node.
     pub(super) fn may_lose_store(&self, at: usize) -> bool {
         let lost = self.nodes[at].rid;
+        let leaves = |node: &&Node| {
+            node.process
+                .as_deref()
+                .is_some_and(|process| process.leaving)
+        };
+        let leaving: BTreeSet<Rid> = self
+            .nodes
+            .iter()
+            .filter(leaves)
+            .map(|node| node.rid)
+            .collect();
         let kept: BTreeSet<Rid> = self
             .nodes
             .iter()
@@ -299,7 +312,10 @@ impl World {
             running.or(node.store.as_ref())
         });
         let mut stores = stores;
-        stores.all(|store| store.all_configs().all(|config| config.is_quorum(&kept)))
+        let keeps_quorum = |config: &Arc<crate::model_raft::Config>| {
+            config.is_quorum(&kept) && config.without(&leaving).is_quorum(&kept)
+        };
+        stores.all(|store| store.all_configs().all(keeps_quorum))
     }
 
     /// The last fault is over: everything is repaired, and what is down starts.

@@ -31,6 +31,15 @@ impl Config {
             .all(|half| half.intersection(ids).count() > half.len() / 2)
     }
 
+    /// What is left when these voters are taken out.
+    pub fn without(&self, ids: &BTreeSet<Rid>) -> Self {
+        let left = |half: &BTreeSet<Rid>| half.difference(ids).copied().collect();
+        Self {
+            voters: self.voters.iter().map(left).collect(),
+            members: self.members.clone(),
+        }
+    }
+
     /// The largest value that a quorum of every half has reached.
     pub fn quorum_value<T: Ord + Copy>(&self, value: impl Fn(Rid) -> T) -> Option<T> {
         let of_half = |half: &BTreeSet<Rid>| {

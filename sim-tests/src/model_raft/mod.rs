@@ -360,9 +360,17 @@ impl Raft {
         !leader.transferring && leased.is_some_and(|at| now < at + self.options.election_max)
     }
 
+    /// An empty log is about to get entries of this cluster. The node is told once it has.
     fn belong(&mut self, cluster: ClusterId) {
-        if self.store.cluster.is_none() {
-            self.store.cluster = Some(cluster);
+        self.store.cluster.get_or_insert(cluster);
+    }
+
+    /// The log held so much before: tells the node of its first entries that are not its own initialisation.
+    fn tell_of_first_entries(&mut self, had: u64) {
+        if had <= 1
+            && self.store.log.len() > had
+            && let Some(cluster) = self.store.cluster
+        {
             self.out.push(Out::Initialised {
                 cluster,
                 only_own: false,

@@ -154,15 +154,7 @@ impl Raft {
             }
             self.store.push(entry);
         }
-        if had == 1
-            && self.store.log.len() > 1
-            && let Some(cluster) = self.store.cluster
-        {
-            self.out.push(Out::Initialised {
-                cluster,
-                only_own: false,
-            });
-        }
+        self.tell_of_first_entries(had);
         if self.store.config() != had_config.as_ref() {
             self.out.push(Out::Members);
         }
@@ -173,7 +165,9 @@ impl Raft {
 
     pub(super) fn on_install(&mut self, from: Rid, snapshot: &Arc<Snapshot>, sent_at: Time) {
         if snapshot.len > self.commit {
+            let had = self.store.log.len();
             self.store.install(snapshot);
+            self.tell_of_first_entries(had);
             self.load(snapshot);
             self.out.push(Out::Members);
         }

@@ -1,209 +1,94 @@
-//! Rules that chance hardly ever puts to the test: each has a script that drives engines, or what the log applies to,
-//! by hand to the one moment that matters.
+//! Each rule of the protocol as a script on real engines, or on what their log applies to and is kept by; deliberate faults are
+//! tried on them. Rules about the raft configuration (M0 to M3) and about values (P2, the epochs) are tested where they are
+//! decided, in the library.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
-
-use funk::engine::message::{Grant, Ping};
-use funk::engine::{Engine, EngineConfig, Input, LeaseView, Message, Output, Tags};
-use funk::ids::{
-    BootId, ClusterId, ClusterName, Instance, LogIndex, MemberKind, NodeId, RaftId, StoreId, Term,
-};
-use funk::time::Time;
-use funk::timing::Timing;
-use funk::transport::{Peer, PeerKind};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::invariants::{Verdict, Violation};
 
-mod grant_for_this_run;
-mod leader_after_its_entry;
-mod one_promise;
-mod stale_entry;
+mod bench;
+mod bootstrap;
+mod durable;
+mod leases;
+mod log;
+mod membership;
+mod serving;
 
 /// A script.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Its name.
+    /// Its name: the rule, and what is shown of it.
     pub name: &'static str,
-    /// Plays it.
-    pub play: fn() -> Verdict,
+    script: fn(),
 }
 
-/// All of them.
-pub const ALL: &[Rule] = &[
-    Rule {
-        name: "rule: grant for this run",
-        play: grant_for_this_run::play,
-    },
-    Rule {
-        name: "rule: leader after its entry",
-        play: leader_after_its_entry::play,
-    },
-    Rule {
-        name: "rule: one promise",
-        play: one_promise::play,
-    },
-    Rule {
-        name: "rule: stale entry",
-        play: stale_entry::play,
-    },
-];
-
-const CLUSTER: ClusterId = ClusterId(7);
-const STEP: Duration = Duration::from_millis(10);
-
-fn instance(number: u8, boot: u64) -> Instance {
-    Instance {
-        node: NodeId::new(&format!("n{number}")).expect("a letter and a digit are a name"),
-        boot: BootId(boot),
+impl Rule {
+    /// Plays it. Whatever does not hold panics in it.
+    pub fn play(&self) -> Verdict {
+        let played = catch_unwind(AssertUnwindSafe(self.script));
+        played.map_err(|panic| Violation::new(self.name, crate::panic_text(panic.as_ref())))
     }
 }
 
-fn addr(number: u8) -> SocketAddr {
-    (IpAddr::V4(Ipv4Addr::new(10, 0, 0, number)), 7_000).into()
-}
+/// Lists the scripts of each file, and makes a test of each.
+macro_rules! rules {
+    ($($file:ident: $($name:ident),+;)+) => {
+        /// All of them.
+        pub const ALL: &[Rule] = &[
+            $($(Rule { name: stringify!($name), script: $file::$name },)+)+
+        ];
 
-fn raft_id(number: u8) -> RaftId {
-    RaftId {
-        node: instance(number, 1).node,
-        store: StoreId(u64::from(number)),
-    }
-}
-
-fn violation<T>(rule: &'static str, what: &str) -> Result<T, Violation> {
-    Err(Violation::new(rule, what))
-}
-
-/// A few engines, each with the world's clock; messages arrive within the step in which they were sent, or never.
-struct Engines {
-    now: Time,
-    engines: BTreeMap<u8, Engine>,
-    /// The last lease that each has shown.
-    leases: BTreeMap<u8, LeaseView>,
-    /// What was sent: from, to, what.
-    sent: Vec<(u8, u8, Message)>,
-}
-
-impl Engines {
-    fn new() -> Self {
-        Self {
-            now: Time::default() + Duration::from_secs(1_000),
-            engines: BTreeMap::new(),
-            leases: BTreeMap::new(),
-            sent: Vec::new(),
-        }
-    }
-
-    /// Starts a node that knows of the others by `seeds`.
-    fn start(&mut self, number: u8, boot: u64, expect: u16, seeds: &[u8]) {
-        let config = EngineConfig {
-            cluster: ClusterName::new("rules").expect("a lower-case name"),
-            instance: instance(number, boot),
-            addr: addr(number),
-            store: raft_id(number).store,
-            kind: MemberKind::Voter,
-            seeds: seeds.iter().map(|seed| addr(*seed)).collect(),
-            bootstrap_expect: expect,
-            shards: 4,
-            voters: 3,
-            timing: Timing::lan(),
-            tags: Tags::default(),
-        };
-        let rng = ChaCha8Rng::seed_from_u64(u64::from(number));
-        self.engines
-            .insert(number, Engine::new(config, rng, self.now));
-        self.input(number, Input::Tick, &|_, _, _| false);
-    }
-
-    /// Gives a node an input; what it sends arrives where `passes` (from, to, what) says so, and so on.
-    fn input(&mut self, number: u8, input: Input, passes: &dyn Fn(u8, u8, &Message) -> bool) {
-        let mut inputs = VecDeque::from([(number, input)]);
-        while let Some((at, input)) = inputs.pop_front() {
-            let Some(engine) = self.engines.get_mut(&at) else {
-                continue;
-            };
-            engine.handle_input(self.now, input);
-            while let Some(output) = engine.poll_output() {
-                match output {
-                    Output::Lease(lease) => {
-                        self.leases.insert(at, lease);
-                    }
-                    Output::Send { to, message } => {
-                        let Some(to) = (1..=9).find(|number| addr(*number) == to.addr) else {
-                            continue;
-                        };
-                        if passes(at, to, &message) {
-                            let from = Peer {
-                                instance: engine.config().instance.clone(),
-                                kind: PeerKind::Node,
-                                addr: addr(at),
-                            };
-                            let message = message.clone();
-                            inputs.push_back((to, Input::Message { from, message }));
-                        }
-                        self.sent.push((at, to, message));
-                    }
-                    _ => {}
+        #[cfg(test)]
+        mod tests {
+            $($(
+                #[test]
+                fn $name() {
+                    super::$file::$name();
                 }
-            }
+            )+)+
         }
-    }
-
-    /// Lets time pass.
-    fn run(&mut self, span: Duration, passes: &dyn Fn(u8, u8, &Message) -> bool) {
-        let end = self.now + span;
-        while self.now < end {
-            self.now = self.now + STEP;
-            for number in self.engines.keys().copied().collect::<Vec<_>>() {
-                self.input(number, Input::Tick, passes);
-            }
-        }
-    }
-
-    fn has_lease(&self, number: u8) -> bool {
-        let lease = self.leases.get(&number);
-        lease.is_some_and(|lease| self.now < lease.until)
-    }
+    };
 }
 
-/// Nothing arrives.
-fn nothing(_: u8, _: u8, _: &Message) -> bool {
-    false
-}
-
-/// A ping with a grant, asked for at this moment, under no map.
-fn ping(term: u64, boot: u64, stamp: Time) -> Message {
-    Message::Ping(Ping {
-        cluster: CLUSTER,
-        term: Term(term),
-        boot: BootId(boot),
-        grant: Some(Grant {
-            stamp,
-            map: LogIndex(0),
-        }),
-        dismissed: false,
-    })
-}
-
-fn peer(number: u8) -> Peer {
-    Peer {
-        instance: instance(number, 1),
-        kind: PeerKind::Node,
-        addr: addr(number),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_rule_holds() {
-        for rule in ALL {
-            assert_eq!((rule.play)(), Ok(()), "{}", rule.name);
-        }
-    }
+rules! {
+    bootstrap: b1_a_candidate_is_promised_to_one_set_at_a_time;
+    durable: checksums_are_compared,
+        directories_are_synchronised,
+        snapshots_hold_the_configuration;
+    leases: l0_a_clock_jump_ends_every_lease,
+        l1_a_grant_is_refused_from_an_older_term_for_another_run_and_for_a_stamp_not_taken_yet,
+        l1_a_grant_counts_once_its_map_is_applied,
+        l1_a_new_leader_keeps_what_it_was_granted_for_b_at_most,
+        l1_a_new_ready_leader_pings_at_once,
+        l2_a_silent_node_is_excused_once_its_lease_has_lapsed_on_any_clock,
+        l3_without_a_quorum_nothing_is_granted_and_the_leader_serves_nothing,
+        l3_q_is_what_raft_says_of_this_term_only,
+        l4_a_new_leader_takes_every_node_for_leased_and_its_predecessor_for_serving_itself,
+        l5_a_node_that_lags_is_excused_and_gets_no_grant_before_the_map_without_it_is_in_force,
+        l5_a_node_that_answers_again_before_it_is_excused_keeps_its_lease,
+        l6_a_leader_without_a_quorum_stops_acting;
+    log: p1_a_leader_does_nothing_before_it_has_applied_its_own_entry,
+        p1_a_commit_decided_in_another_term_is_void,
+        p2_a_proposal_that_is_not_the_latest_cannot_come_into_force,
+        p2_new_triggers_wait_while_a_proposal_is_pending,
+        p3_a_snapshot_closes_what_its_pending_proposal_takes,
+        p4_a_node_that_does_not_drain_delays_only_its_own_shards_and_is_asked_again,
+        p4_a_pin_ends_when_its_owner_is_gone,
+        p4_a_node_that_holds_on_to_what_it_lost_long_ago_does_not_hold_up_the_others,
+        p5_a_new_leader_supersedes_what_it_finds_pending,
+        i3_an_entry_under_an_older_token_has_no_effect;
+    membership: m1_a_refused_change_is_asked_for_again_but_not_at_once,
+        m4_deaths_within_the_settling_time_become_one_map,
+        m5_a_node_that_leaves_is_drained_removed_and_dismissed,
+        m5_a_leader_that_leaves_gives_its_shards_away_and_then_leadership,
+        m5_the_last_node_may_leave_alone;
+    serving: s1_s2_what_a_proposal_takes_is_closed_at_once_and_acknowledged_when_it_has_drained,
+        s1_what_a_void_proposal_took_comes_back_through_acquire,
+        s2_no_ack_while_what_an_earlier_step_took_is_draining,
+        s3_what_was_taken_while_acquire_ran_is_not_opened,
+        s3_acquire_waits_until_the_same_shard_is_released,
+        s4_nothing_is_served_past_the_lease,
+        s5_a_restarted_node_serves_nothing_until_a_map_names_its_new_run,
+        s6_a_lease_after_a_lapse_is_another_one,
+        unmoved_shards_never_pause;
 }

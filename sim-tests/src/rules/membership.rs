@@ -4,8 +4,7 @@ use funk::engine::{Input, NodeState};
 
 use super::bench::{Bench, ms, name, raft_id, timing};
 
-#[test]
-fn m1_a_refused_change_is_asked_for_again_but_not_at_once() {
+pub(super) fn m1_a_refused_change_is_asked_for_again_but_not_at_once() {
     let mut bench = Bench::settled(4, 4);
     let before = bench.seats[0].changes.len();
     bench.input(2, Input::Leave);
@@ -23,8 +22,7 @@ fn m1_a_refused_change_is_asked_for_again_but_not_at_once() {
     assert_eq!(bench.seats[0].changes.len(), before + 2);
 }
 
-#[test]
-fn m4_deaths_within_the_settling_time_become_one_map() {
+pub(super) fn m4_deaths_within_the_settling_time_become_one_map() {
     let mut bench = Bench::settled(5, 4);
     let before = bench.decided().len();
     bench.kill(2);
@@ -34,8 +32,7 @@ fn m4_deaths_within_the_settling_time_become_one_map() {
     assert_eq!(bench.decided().len(), before + 1);
 }
 
-#[test]
-fn m5_a_node_that_leaves_is_drained_removed_and_dismissed() {
+pub(super) fn m5_a_node_that_leaves_is_drained_removed_and_dismissed() {
     let mut bench = Bench::settled(3, 3);
     bench.input(2, Input::Leave);
     assert_eq!(bench.seats[2].engine.state(), NodeState::Stopping);
@@ -54,8 +51,7 @@ fn m5_a_node_that_leaves_is_drained_removed_and_dismissed() {
     assert!(bench.run_until(ms(200), |bench| bench.seats[2].left));
 }
 
-#[test]
-fn m5_a_leader_that_leaves_gives_its_shards_away_and_then_leadership() {
+pub(super) fn m5_a_leader_that_leaves_gives_its_shards_away_and_then_leadership() {
     let mut bench = Bench::settled(3, 3);
     bench.input(0, Input::Leave);
     assert!(bench.run_until(ms(1_000), |bench| bench.owned(0) == 0));
@@ -63,8 +59,7 @@ fn m5_a_leader_that_leaves_gives_its_shards_away_and_then_leadership() {
     assert_ne!(bench.seats[0].transfers[0].node, name(0));
 }
 
-#[test]
-fn m5_the_last_node_may_leave_alone() {
+pub(super) fn m5_the_last_node_may_leave_alone() {
     let mut bench = Bench::settled(1, 1);
     bench.input(0, Input::Leave);
     assert!(bench.run_until(ms(1_000), |bench| bench.seats[0].left));

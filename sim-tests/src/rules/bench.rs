@@ -20,96 +20,116 @@ use funk::transport::{Peer, PeerKind};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-pub(crate) const SHARDS: u32 = 12;
-pub(crate) const CLUSTER: ClusterId = ClusterId(7);
+pub(super) const SHARDS: u32 = 12;
+pub(super) const CLUSTER: ClusterId = ClusterId(7);
 
-pub(crate) fn ms(ms: u64) -> Duration {
+pub(super) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
 /// One node and what it did.
-pub(crate) struct Seat {
-    pub(crate) engine: Engine,
-    pub(crate) instance: Instance,
-    pub(crate) replica: Replicated,
-    pub(crate) applied: usize,
-    pub(crate) alive: bool,
+pub(super) struct Seat {
+    pub(super) engine: Engine,
+    pub(super) instance: Instance,
+    pub(super) replica: Replicated,
+    pub(super) applied: usize,
+    pub(super) alive: bool,
     /// Drains do not end.
-    pub(crate) busy: bool,
+    pub(super) busy: bool,
     /// `acquire` does not end.
-    pub(crate) slow: bool,
+    pub(super) slow: bool,
     /// It applies nothing.
-    pub(crate) lags: bool,
-    pub(crate) open: BTreeMap<ShardId, Epoch>,
-    pub(crate) closing: BTreeSet<(ShardId, Epoch)>,
-    pub(crate) acquiring: BTreeSet<(ShardId, Epoch)>,
-    pub(crate) lease: LeaseView,
-    pub(crate) events: Vec<Event>,
-    pub(crate) sent: Vec<(Time, NodeId, Message)>,
-    pub(crate) changes: Vec<MemberChange>,
-    pub(crate) transfers: Vec<RaftId>,
-    pub(crate) left: bool,
+    pub(super) lags: bool,
+    pub(super) open: BTreeMap<ShardId, Epoch>,
+    pub(super) closing: BTreeSet<(ShardId, Epoch)>,
+    pub(super) acquiring: BTreeSet<(ShardId, Epoch)>,
+    pub(super) lease: LeaseView,
+    pub(super) events: Vec<Event>,
+    pub(super) sent: Vec<(Time, NodeId, Message)>,
+    pub(super) changes: Vec<MemberChange>,
+    pub(super) transfers: Vec<RaftId>,
+    pub(super) left: bool,
 }
 
-pub(crate) struct Bench {
-    pub(crate) now: Time,
-    pub(crate) seats: Vec<Seat>,
-    pub(crate) log: Vec<(Time, Term, LogMessage)>,
-    pub(crate) term: Term,
-    pub(crate) leader: Option<usize>,
+pub(super) struct Bench {
+    pub(super) now: Time,
+    pub(super) seats: Vec<Seat>,
+    pub(super) log: Vec<(Time, Term, LogMessage)>,
+    pub(super) term: Term,
+    pub(super) leader: Option<usize>,
     /// Whether a quorum answers the leader.
-    pub(crate) quorum: bool,
+    pub(super) quorum: bool,
     /// Whether the log commits.
-    pub(crate) commits: bool,
-    pub(crate) cut: BTreeSet<(usize, usize)>,
+    pub(super) commits: bool,
+    pub(super) cut: BTreeSet<(usize, usize)>,
     /// Members of the raft group, by seat; the first five vote.
-    pub(crate) group: Vec<usize>,
+    pub(super) group: Vec<usize>,
     mail: Vec<(usize, usize, Message)>,
 }
 
-pub(crate) fn name(at: usize) -> NodeId {
+pub(super) fn name(at: usize) -> NodeId {
     NodeId::new(&format!("n{at}")).unwrap()
 }
 
-fn addr(at: usize) -> SocketAddr {
+pub(super) fn addr(at: usize) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::new(10, 0, 0, at as u8 + 1).into(), 7_000)
 }
 
-pub(crate) fn raft_id(at: usize) -> RaftId {
+pub(super) fn raft_id(at: usize) -> RaftId {
     RaftId {
         node: name(at),
         store: StoreId(at as u64 + 100),
     }
 }
 
-pub(crate) fn timing() -> Timing {
+pub(super) fn timing() -> Timing {
     Timing {
         drain_timeout: ms(600),
         ..Timing::lan()
     }
 }
 
-fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
-    let instance = Instance {
+pub(super) fn instance(at: usize, boot: u64) -> Instance {
+    Instance {
         node: name(at),
         boot: BootId(boot),
-    };
-    let config = EngineConfig {
+    }
+}
+
+fn config(at: usize, boot: u64, seeds: impl Iterator<Item = usize>) -> EngineConfig {
+    EngineConfig {
         cluster: ClusterName::new("bench").unwrap(),
-        instance: instance.clone(),
+        instance: instance(at, boot),
         addr: addr(at),
         store: raft_id(at).store,
         kind: MemberKind::Voter,
-        seeds: (0..seats).filter(|&other| other != at).map(addr).collect(),
+        seeds: seeds.map(addr).collect(),
         bootstrap_expect: 0,
         shards: SHARDS,
         voters: 5,
         timing: timing(),
         tags: Tags::default(),
+    }
+}
+
+fn engine(config: EngineConfig, at: usize, now: Time) -> Engine {
+    Engine::new(config, ChaCha8Rng::seed_from_u64(at as u64), now)
+}
+
+/// A node without a cluster, that forms one with another.
+pub(super) fn candidate(at: usize, other: usize, now: Time) -> Engine {
+    let config = EngineConfig {
+        bootstrap_expect: 2,
+        ..config(at, 1, [other].into_iter())
     };
+    engine(config, at, now)
+}
+
+fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
+    let config = config(at, boot, (0..seats).filter(|&other| other != at));
     Seat {
-        engine: Engine::new(config, ChaCha8Rng::seed_from_u64(at as u64), now),
-        instance,
+        instance: config.instance.clone(),
+        engine: engine(config, at, now),
         replica: Replicated::default(),
         applied: 0,
         alive: true,
@@ -130,7 +150,7 @@ fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
 
 impl Bench {
     /// Nodes that know each other, with the first `group` of them in the raft group, and no leader.
-    pub(crate) fn new(seats: usize, group: usize) -> Self {
+    pub(super) fn new(seats: usize, group: usize) -> Self {
         let now = Time(1_000_000_000);
         let mut bench = Self {
             now,
@@ -159,7 +179,7 @@ impl Bench {
     }
 
     /// The same with a leader, a map and a lease for everybody in the group.
-    pub(crate) fn settled(seats: usize, group: usize) -> Self {
+    pub(super) fn settled(seats: usize, group: usize) -> Self {
         let mut bench = Self::new(seats, group);
         bench.elect(0);
         bench.run(ms(1_000));
@@ -175,11 +195,11 @@ impl Bench {
         bench
     }
 
-    pub(crate) fn is_leased(&self, at: usize) -> bool {
+    pub(super) fn is_leased(&self, at: usize) -> bool {
         self.now < self.seats[at].lease.until
     }
 
-    pub(crate) fn members(&self) -> RaftMembers {
+    pub(super) fn members(&self) -> RaftMembers {
         let ids = |most: usize| {
             self.group
                 .iter()
@@ -201,7 +221,7 @@ impl Bench {
     }
 
     /// Raft tells everybody who is in the group.
-    pub(crate) fn tell_group(&mut self) {
+    pub(super) fn tell_group(&mut self) {
         let members = self.members();
         for at in 0..self.seats.len() {
             self.input(at, Input::RaftMembers(members.clone()));
@@ -209,7 +229,7 @@ impl Bench {
     }
 
     /// The node wins the next term, and all that are there hear of it.
-    pub(crate) fn elect(&mut self, at: usize) {
+    pub(super) fn elect(&mut self, at: usize) {
         self.term = Term(self.term.0 + 1);
         self.leader = Some(at);
         let term = self.term;
@@ -229,12 +249,12 @@ impl Bench {
         }
     }
 
-    pub(crate) fn kill(&mut self, at: usize) {
+    pub(super) fn kill(&mut self, at: usize) {
         self.seats[at].alive = false;
     }
 
     /// Another run of the node, with the same store.
-    pub(crate) fn restart(&mut self, at: usize) {
+    pub(super) fn restart(&mut self, at: usize) {
         let boot = self.seats[at].instance.boot.0 + 1;
         let (replica, applied) = (self.seats[at].replica.clone(), self.seats[at].applied);
         self.seats[at] = seat(at, boot, self.now, self.seats.len());
@@ -257,19 +277,19 @@ impl Bench {
         self.input(at, Input::Leadership(leadership));
     }
 
-    pub(crate) fn isolate(&mut self, at: usize) {
+    pub(super) fn isolate(&mut self, at: usize) {
         self.cut
             .extend((0..self.seats.len()).flat_map(|other| [(at, other), (other, at)]));
     }
 
     /// A drain that was held up ends.
-    pub(crate) fn let_go(&mut self, at: usize) {
+    pub(super) fn let_go(&mut self, at: usize) {
         self.seats[at].busy = false;
         let closing = std::mem::take(&mut self.seats[at].closing);
         self.input(at, Input::Drained(closing.into_iter().collect()));
     }
 
-    pub(crate) fn input(&mut self, at: usize, input: Input) {
+    pub(super) fn input(&mut self, at: usize, input: Input) {
         if !self.seats[at].alive {
             return;
         }
@@ -328,7 +348,7 @@ impl Bench {
     }
 
     /// Time passes, a millisecond at a time.
-    pub(crate) fn run(&mut self, span: Duration) {
+    pub(super) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         while self.now < end {
             self.now = self.now + ms(1);
@@ -351,7 +371,7 @@ impl Bench {
     }
 
     /// Runs until it holds, at most for `most`; answers whether it does.
-    pub(crate) fn run_until(&mut self, most: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+    pub(super) fn run_until(&mut self, most: Duration, holds: impl Fn(&Self) -> bool) -> bool {
         let end = self.now + most;
         while self.now < end && !holds(self) {
             self.run(ms(1));
@@ -408,7 +428,7 @@ impl Bench {
 
     // What was seen.
 
-    pub(crate) fn proposals(&self) -> Vec<(Time, Term)> {
+    pub(super) fn proposals(&self) -> Vec<(Time, Term)> {
         let proposals = |(at, term, message): &(Time, Term, LogMessage)| {
             matches!(message, LogMessage::ProposedShardMap { .. }).then_some((*at, *term))
         };
@@ -416,7 +436,7 @@ impl Bench {
     }
 
     /// When the last commit was decided.
-    pub(crate) fn decided(&self) -> Vec<Time> {
+    pub(super) fn decided(&self) -> Vec<Time> {
         let commits = |(at, _, message): &(Time, Term, LogMessage)| {
             matches!(message, LogMessage::ShardMapCommitted { .. }).then_some(*at)
         };
@@ -424,7 +444,7 @@ impl Bench {
     }
 
     /// Grants that one node sent to another since then.
-    pub(crate) fn grants(&self, from: usize, to: usize, since: Time) -> Vec<Time> {
+    pub(super) fn grants(&self, from: usize, to: usize, since: Time) -> Vec<Time> {
         let grant = |(at, node, message): &(Time, NodeId, Message)| {
             let granted = matches!(message, Message::Ping(ping) if ping.grant.is_some());
             (granted && *node == name(to) && *at >= since).then_some(*at)
@@ -433,7 +453,7 @@ impl Bench {
     }
 
     /// The newest acknowledgement that a node sent.
-    pub(crate) fn ack(&self, at: usize) -> Option<LogIndex> {
+    pub(super) fn ack(&self, at: usize) -> Option<LogIndex> {
         let pong = |(_, _, message): &(Time, NodeId, Message)| match message {
             Message::Pong(pong) => Some(pong.acked),
             _ => None,
@@ -441,14 +461,14 @@ impl Bench {
         self.seats[at].sent.iter().rev().find_map(pong).flatten()
     }
 
-    pub(crate) fn owned(&self, by: usize) -> usize {
+    pub(super) fn owned(&self, by: usize) -> usize {
         let map = self.seats[self.leader.expect("somebody leads")]
             .engine
             .committed();
         map.owned_by(&self.seats[by].instance).count()
     }
 
-    pub(crate) fn pending(&self) -> bool {
+    pub(super) fn pending(&self) -> bool {
         self.seats[self.leader.expect("somebody leads")]
             .engine
             .pending()

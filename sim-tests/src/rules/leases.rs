@@ -8,8 +8,7 @@ use funk::transport::{Peer, PeerKind};
 
 use super::bench::{Bench, ms, timing};
 
-#[test]
-fn l0_a_clock_jump_ends_every_lease() {
+pub(super) fn l0_a_clock_jump_ends_every_lease() {
     let mut bench = Bench::settled(3, 3);
     let generation = bench.seats[1].lease.generation;
     bench.input(1, Input::ClockJumped);
@@ -48,8 +47,8 @@ fn ping(bench: &mut Bench, term: Term, boot: u64, stamp: Time, map: LogIndex) {
     bench.input(1, Input::Message { from, message });
 }
 
-#[test]
-fn l1_a_grant_is_refused_from_an_older_term_for_another_run_and_for_a_stamp_not_taken_yet() {
+pub(super) fn l1_a_grant_is_refused_from_an_older_term_for_another_run_and_for_a_stamp_not_taken_yet()
+ {
     let mut bench = Bench::settled(3, 3);
     bench.elect(2);
     bench.isolate(1);
@@ -65,8 +64,7 @@ fn l1_a_grant_is_refused_from_an_older_term_for_another_run_and_for_a_stamp_not_
     assert_eq!(bench.seats[1].lease.until, now - ms(5) + timing().lease);
 }
 
-#[test]
-fn l1_a_grant_counts_once_its_map_is_applied() {
+pub(super) fn l1_a_grant_counts_once_its_map_is_applied() {
     let mut bench = Bench::settled(3, 3);
     bench.isolate(1);
     bench.run(timing().lease + ms(10));
@@ -81,8 +79,7 @@ fn l1_a_grant_counts_once_its_map_is_applied() {
     assert!(bench.is_leased(1));
 }
 
-#[test]
-fn l1_a_new_leader_keeps_what_it_was_granted_for_b_at_most() {
+pub(super) fn l1_a_new_leader_keeps_what_it_was_granted_for_b_at_most() {
     let mut bench = Bench::settled(3, 3);
     bench.commits = false;
     let generation = bench.seats[1].lease.generation;
@@ -98,8 +95,7 @@ fn l1_a_new_leader_keeps_what_it_was_granted_for_b_at_most() {
     assert!(!bench.is_leased(1));
 }
 
-#[test]
-fn l1_a_new_ready_leader_pings_at_once() {
+pub(super) fn l1_a_new_ready_leader_pings_at_once() {
     let mut bench = Bench::settled(3, 3);
     bench.elect(1);
     let elected = bench.now;
@@ -107,8 +103,7 @@ fn l1_a_new_ready_leader_pings_at_once() {
     assert!(!bench.grants(1, 0, elected).is_empty() && !bench.grants(1, 2, elected).is_empty());
 }
 
-#[test]
-fn l2_a_silent_node_is_excused_once_its_lease_has_lapsed_on_any_clock() {
+pub(super) fn l2_a_silent_node_is_excused_once_its_lease_has_lapsed_on_any_clock() {
     let mut bench = Bench::settled(3, 3);
     let decided = bench.decided().len();
     bench.kill(2);
@@ -129,8 +124,7 @@ fn l2_a_silent_node_is_excused_once_its_lease_has_lapsed_on_any_clock() {
     );
 }
 
-#[test]
-fn l3_without_a_quorum_nothing_is_granted_and_the_leader_serves_nothing() {
+pub(super) fn l3_without_a_quorum_nothing_is_granted_and_the_leader_serves_nothing() {
     let mut bench = Bench::settled(3, 3);
     bench.quorum = false;
     let since = bench.now;
@@ -145,8 +139,7 @@ fn l3_without_a_quorum_nothing_is_granted_and_the_leader_serves_nothing() {
     assert!(bench.is_leased(0) && bench.is_leased(1));
 }
 
-#[test]
-fn l3_q_is_what_raft_says_of_this_term_only() {
+pub(super) fn l3_q_is_what_raft_says_of_this_term_only() {
     let mut bench = Bench::settled(3, 3);
     bench.quorum = false;
     bench.run(ms(200));
@@ -172,8 +165,7 @@ fn l3_q_is_what_raft_says_of_this_term_only() {
     );
 }
 
-#[test]
-fn l4_a_new_leader_takes_every_node_for_leased_and_its_predecessor_for_serving_itself() {
+pub(super) fn l4_a_new_leader_takes_every_node_for_leased_and_its_predecessor_for_serving_itself() {
     let timing = timing();
     let long = timing.starred(timing.leader_bound + timing.lease);
     let short = timing.starred(timing.leader_bound);
@@ -195,8 +187,8 @@ fn l4_a_new_leader_takes_every_node_for_leased_and_its_predecessor_for_serving_i
     }
 }
 
-#[test]
-fn l5_a_node_that_lags_is_excused_and_gets_no_grant_before_the_map_without_it_is_in_force() {
+pub(super) fn l5_a_node_that_lags_is_excused_and_gets_no_grant_before_the_map_without_it_is_in_force()
+ {
     let mut bench = Bench::settled(4, 4);
     bench.seats[2].lags = true;
     bench.kill(3);
@@ -221,8 +213,7 @@ fn l5_a_node_that_lags_is_excused_and_gets_no_grant_before_the_map_without_it_is
     assert!(bench.run_until(ms(2_000), |bench| bench.owned(2) == 4 && bench.is_leased(2)));
 }
 
-#[test]
-fn l5_a_node_that_answers_again_before_it_is_excused_keeps_its_lease() {
+pub(super) fn l5_a_node_that_answers_again_before_it_is_excused_keeps_its_lease() {
     let mut bench = Bench::settled(4, 4);
     bench.seats[1].busy = true;
     let generation = bench.seats[2].lease.generation;
@@ -236,8 +227,7 @@ fn l5_a_node_that_answers_again_before_it_is_excused_keeps_its_lease() {
     assert_eq!(bench.seats[2].lease.generation, generation);
 }
 
-#[test]
-fn l6_a_leader_without_a_quorum_stops_acting() {
+pub(super) fn l6_a_leader_without_a_quorum_stops_acting() {
     let mut bench = Bench::settled(3, 3);
     bench.quorum = false;
     bench.run(timing().leader_bound + ms(1));

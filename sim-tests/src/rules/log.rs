@@ -1,14 +1,16 @@
-//! Rules P1 to P5.
+//! Rules P1 to P5, and what I3 asks of the log.
 
+use bytes::Bytes;
 use funk::engine::Input;
+use funk::engine::map_encoding::encode_assignment;
 use funk::engine::replicated::{Change, Replicated, VoidReason};
-use funk::ids::{LogIndex, Term};
+use funk::engine::shard_map::{Assignment, MapMember};
+use funk::ids::{Epoch, LogIndex, ShardId, Term, WorkerId};
 use funk::log_message::LogMessage;
 
-use super::bench::{Bench, ms, timing};
+use super::bench::{Bench, instance, ms, timing};
 
-#[test]
-fn p1_a_leader_does_nothing_before_it_has_applied_its_own_entry() {
+pub(super) fn p1_a_leader_does_nothing_before_it_has_applied_its_own_entry() {
     let mut bench = Bench::new(3, 3);
     bench.commits = false;
     bench.elect(0);
@@ -27,8 +29,7 @@ fn p1_a_leader_does_nothing_before_it_has_applied_its_own_entry() {
     assert!(bench.is_leased(0) && bench.is_leased(1));
 }
 
-#[test]
-fn p1_a_commit_decided_in_another_term_is_void() {
+pub(super) fn p1_a_commit_decided_in_another_term_is_void() {
     let mut bench = Bench::new(3, 3);
     bench.elect(0);
     bench.seats[1].busy = true;
@@ -55,8 +56,7 @@ fn p1_a_commit_decided_in_another_term_is_void() {
     ));
 }
 
-#[test]
-fn p2_a_proposal_that_is_not_the_latest_cannot_come_into_force() {
+pub(super) fn p2_a_proposal_that_is_not_the_latest_cannot_come_into_force() {
     let mut bench = Bench::settled(3, 3);
     bench.kill(2);
     assert!(bench.run_until(ms(1_000), Bench::pending));
@@ -71,8 +71,7 @@ fn p2_a_proposal_that_is_not_the_latest_cannot_come_into_force() {
     assert_eq!(change, Change::Void(VoidReason::NotLatest));
 }
 
-#[test]
-fn p2_new_triggers_wait_while_a_proposal_is_pending() {
+pub(super) fn p2_new_triggers_wait_while_a_proposal_is_pending() {
     let mut bench = Bench::settled(4, 2);
     bench.seats[1].busy = true;
     bench.group = vec![0, 1, 2];
@@ -88,8 +87,7 @@ fn p2_new_triggers_wait_while_a_proposal_is_pending() {
     assert_eq!(bench.owned(3), 3);
 }
 
-#[test]
-fn p3_a_snapshot_closes_what_its_pending_proposal_takes() {
+pub(super) fn p3_a_snapshot_closes_what_its_pending_proposal_takes() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[1].lags = true;
     bench.seats[0].busy = true;
@@ -114,8 +112,7 @@ fn p3_a_snapshot_closes_what_its_pending_proposal_takes() {
     );
 }
 
-#[test]
-fn p4_a_node_that_does_not_drain_delays_only_its_own_shards_and_is_asked_again() {
+pub(super) fn p4_a_node_that_does_not_drain_delays_only_its_own_shards_and_is_asked_again() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[1].busy = true;
     bench.group = vec![0, 1, 2];
@@ -143,8 +140,7 @@ fn p4_a_node_that_does_not_drain_delays_only_its_own_shards_and_is_asked_again()
     assert!(bench.run_until(ms(10_000), |bench| bench.owned(1) == 4));
 }
 
-#[test]
-fn p4_a_pin_ends_when_its_owner_is_gone() {
+pub(super) fn p4_a_pin_ends_when_its_owner_is_gone() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[1].busy = true;
     bench.group = vec![0, 1, 2];
@@ -159,8 +155,7 @@ fn p4_a_pin_ends_when_its_owner_is_gone() {
     assert!(bench.run_until(most, |bench| bench.owned(0) == 6 && bench.owned(2) == 6));
 }
 
-#[test]
-fn p4_a_node_that_holds_on_to_what_it_lost_long_ago_does_not_hold_up_the_others() {
+pub(super) fn p4_a_node_that_holds_on_to_what_it_lost_long_ago_does_not_hold_up_the_others() {
     let mut bench = Bench::settled(4, 4);
     bench.seats[3].busy = true;
     bench.isolate(3);
@@ -184,8 +179,7 @@ fn p4_a_node_that_holds_on_to_what_it_lost_long_ago_does_not_hold_up_the_others(
     assert!(bench.run_until(ms(10_000), |bench| bench.owned(3) == 4));
 }
 
-#[test]
-fn p5_a_new_leader_supersedes_what_it_finds_pending() {
+pub(super) fn p5_a_new_leader_supersedes_what_it_finds_pending() {
     let mut bench = Bench::settled(3, 2);
     bench.group = vec![0, 1, 2];
     bench.seats[0].busy = true;
@@ -199,4 +193,50 @@ fn p5_a_new_leader_supersedes_what_it_finds_pending() {
         bench.seats[1].engine.committed().index() > found,
         "what the former leader proposed is void"
     );
+}
+
+/// However late it comes.
+pub(super) fn i3_an_entry_under_an_older_token_has_no_effect() {
+    let mut replica = Replicated::default();
+    let first = give_all_to(&mut replica, 0, 1);
+    assert!(takes(&mut replica, 3, first), "under the shard's token");
+    let second = give_all_to(&mut replica, 1, 4);
+    assert!(!takes(&mut replica, 6, first), "under an older one");
+    assert!(takes(&mut replica, 7, second), "under the new owner's");
+}
+
+/// Puts a map in force that gives every shard to this node. Returns the token of the first.
+fn give_all_to(replica: &mut Replicated, at: usize, index: u64) -> Epoch {
+    let assignment = Assignment {
+        members: vec![MapMember {
+            worker: WorkerId(1),
+            instance: instance(at, 1),
+            capacity: 1,
+        }],
+        owners: vec![WorkerId(1); 4],
+        weights: None,
+    };
+    let proposed = LogMessage::ProposedShardMap {
+        base: replica.committed.index(),
+        assignment: encode_assignment(&assignment, Some(&replica.committed)),
+        reason: String::new(),
+    };
+    replica.apply(LogIndex(index), Term(1), &proposed);
+    let committed = LogMessage::ShardMapCommitted {
+        map: LogIndex(index),
+        term: Term(1),
+    };
+    replica.apply(LogIndex(index + 1), Term(1), &committed);
+    replica.committed.epoch(ShardId(0))
+}
+
+/// Whether an application's entry for the first shard takes effect.
+fn takes(replica: &mut Replicated, index: u64, epoch: Epoch) -> bool {
+    let entry = LogMessage::App {
+        shard: Some(ShardId(0)),
+        epoch,
+        bytes: Bytes::new(),
+    };
+    let change = replica.apply(LogIndex(index), Term(1), &entry);
+    matches!(change, Change::App(Ok(())))
 }

@@ -5,8 +5,7 @@ use funk::ids::Epoch;
 
 use super::bench::{Bench, ms, timing};
 
-#[test]
-fn s1_s2_what_a_proposal_takes_is_closed_at_once_and_acknowledged_when_it_has_drained() {
+pub(super) fn s1_s2_what_a_proposal_takes_is_closed_at_once_and_acknowledged_when_it_has_drained() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[1].busy = true;
     bench.group = vec![0, 1, 2];
@@ -30,8 +29,7 @@ fn s1_s2_what_a_proposal_takes_is_closed_at_once_and_acknowledged_when_it_has_dr
     assert_eq!(bench.owned(2), 4);
 }
 
-#[test]
-fn s1_what_a_void_proposal_took_comes_back_through_acquire() {
+pub(super) fn s1_what_a_void_proposal_took_comes_back_through_acquire() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[0].busy = true;
     bench.group = vec![0, 1, 2];
@@ -61,8 +59,7 @@ fn s1_what_a_void_proposal_took_comes_back_through_acquire() {
     assert_eq!(bench.seats[1].open.len(), 6);
 }
 
-#[test]
-fn s2_no_ack_while_what_an_earlier_step_took_is_draining() {
+pub(super) fn s2_no_ack_while_what_an_earlier_step_took_is_draining() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[1].busy = true;
     bench.group = vec![0, 1, 2];
@@ -84,8 +81,7 @@ fn s2_no_ack_while_what_an_earlier_step_took_is_draining() {
     assert!(bench.ack(1) > Some(first));
 }
 
-#[test]
-fn s3_what_was_taken_while_acquire_ran_is_not_opened() {
+pub(super) fn s3_what_was_taken_while_acquire_ran_is_not_opened() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[2].slow = true;
     bench.group = vec![0, 1, 2];
@@ -109,8 +105,7 @@ fn s3_what_was_taken_while_acquire_ran_is_not_opened() {
     assert!(bench.ack(2).is_some());
 }
 
-#[test]
-fn s3_acquire_waits_until_the_same_shard_is_released() {
+pub(super) fn s3_acquire_waits_until_the_same_shard_is_released() {
     let mut bench = Bench::settled(3, 2);
     bench.seats[1].busy = true;
     bench.group = vec![0, 1, 2];
@@ -125,8 +120,7 @@ fn s3_acquire_waits_until_the_same_shard_is_released() {
     assert_eq!(bench.seats[1].acquiring.len(), 2);
 }
 
-#[test]
-fn s4_nothing_is_served_past_the_lease() {
+pub(super) fn s4_nothing_is_served_past_the_lease() {
     let mut bench = Bench::settled(3, 3);
     bench.isolate(2);
     let cut = bench.now;
@@ -148,8 +142,7 @@ fn s4_nothing_is_served_past_the_lease() {
     );
 }
 
-#[test]
-fn s5_a_restarted_node_serves_nothing_until_a_map_names_its_new_run() {
+pub(super) fn s5_a_restarted_node_serves_nothing_until_a_map_names_its_new_run() {
     let mut bench = Bench::settled(3, 3);
     bench.restart(2);
     bench.run(ms(10));
@@ -168,8 +161,7 @@ fn s5_a_restarted_node_serves_nothing_until_a_map_names_its_new_run() {
     assert_eq!(bench.seats[2].open.len(), 4);
 }
 
-#[test]
-fn s6_a_lease_after_a_lapse_is_another_one() {
+pub(super) fn s6_a_lease_after_a_lapse_is_another_one() {
     let mut bench = Bench::settled(3, 3);
     let first = bench.seats[2].lease.generation;
     bench.run(ms(500));
@@ -184,8 +176,7 @@ fn s6_a_lease_after_a_lapse_is_another_one() {
     assert_ne!(bench.seats[2].lease.generation, first);
 }
 
-#[test]
-fn unmoved_shards_never_pause() {
+pub(super) fn unmoved_shards_never_pause() {
     let mut bench = Bench::settled(4, 3);
     let lost = |bench: &Bench, at: usize| -> usize {
         let lost = |event: &Event| {
