@@ -151,6 +151,18 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         Simulator::Engines,
+        4_125,
+        "own initialisations abandoned",
+        "the leader of a cluster that came to nothing leads the next one, whose terms begin anew (B3)",
+    ),
+    pin(
+        Simulator::Engines,
+        5_082,
+        "bootstrap members fenced",
+        "a founder hears from a leader and crashes before it has any entry: that was no cluster yet",
+    ),
+    pin(
+        Simulator::Engines,
         202,
         "bootstrap promises lapsed",
         "founders break off and begin again, with promises lapsed and given back",

@@ -235,6 +235,7 @@ impl Engine {
         self.abandoning = false;
         self.raft = RaftMembers::default();
         self.leadership = Leadership::default();
+        self.leading = None;
         self.set_leader(None);
         self.membership.set_store(self.now, store);
         self.bootstrap.handle_store_replaced(self.now, store);

@@ -1,11 +1,11 @@
-//! Rule B1, on engines that have no cluster yet.
+//! Rules B1 and B3, on engines that have no cluster yet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use funk::engine::bootstrap::{BootstrapMessage, Invite, Refusal};
-use funk::engine::{Engine, Input, Message, Output};
-use funk::ids::{BootId, ClusterId};
+use funk::engine::{Engine, Input, Leadership, Message, Output};
+use funk::ids::{BootId, ClusterId, RaftId, StoreId, Term};
 use funk::time::Time;
 use funk::transport::{Peer, PeerKind};
 
@@ -125,5 +125,42 @@ pub(super) fn b1_a_candidate_is_promised_to_one_set_at_a_time() {
         candidates.answer_to(0),
         Some((CLUSTER, Some(Refusal::Bound))),
         "what n2 says to n0's invitation"
+    );
+}
+
+/// A cluster that came to nothing had terms of its own: they do not keep the next one from having a leader.
+pub(super) fn b3_a_leader_of_what_came_to_nothing_leads_the_next_cluster() {
+    let now = Time(1_000_000_000);
+    let mut engine = candidate(0, 1, now);
+    let mut lead = |cluster, term| {
+        let id = RaftId {
+            node: engine.config().instance.node.clone(),
+            store: engine.config().store,
+        };
+        let elected = Leadership {
+            term,
+            leader: Some(id),
+            is_leader: true,
+        };
+        let initialised = Input::Initialised {
+            cluster,
+            only_own: true,
+        };
+        for input in [initialised, Input::Leadership(elected)] {
+            engine.handle_input(now, input);
+        }
+        let outputs: Vec<Output> = std::iter::from_fn(|| engine.poll_output()).collect();
+        engine.handle_input(now, Input::StoreReplaced(StoreId(1_000)));
+        outputs
+    };
+    let opens = |outputs: &[Output], term| {
+        let is_opening =
+            |output: &Output| matches!(output, Output::Propose { term: of, .. } if *of == term);
+        outputs.iter().any(is_opening)
+    };
+    assert!(opens(&lead(ClusterId(1), Term(5)), Term(5)));
+    assert!(
+        opens(&lead(ClusterId(2), Term(1)), Term(1)),
+        "term 5 was another cluster's"
     );
 }

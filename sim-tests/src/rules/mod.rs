@@ -51,7 +51,8 @@ macro_rules! rules {
 }
 
 rules! {
-    bootstrap: b1_a_candidate_is_promised_to_one_set_at_a_time;
+    bootstrap: b1_a_candidate_is_promised_to_one_set_at_a_time,
+        b3_a_leader_of_what_came_to_nothing_leads_the_next_cluster;
     durable: checksums_are_compared,
         directories_are_synchronised,
         snapshots_hold_the_configuration;
