@@ -163,6 +163,18 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         Simulator::Engines,
+        5_471,
+        "bootstrap sets that were never started",
+        "the only one that a dead initiator had asked is not bound for ever (B2)",
+    ),
+    pin(
+        Simulator::Engines,
+        7_459,
+        "bootstrap sets that were never started",
+        "the same among five nodes",
+    ),
+    pin(
+        Simulator::Engines,
         202,
         "bootstrap promises lapsed",
         "founders break off and begin again, with promises lapsed and given back",

@@ -236,6 +236,7 @@ impl HostileBootstrap {
                     1 => Status::Initialised(truth.cluster),
                     2 => Status::Initialised(ClusterId(u128::from(*status))),
                     3 => Status::Uninitialised,
+                    4 => Status::Unpromised,
                     _ => Status::Void,
                 },
             },

@@ -336,6 +336,10 @@ impl World {
                 Input::Installed(replicated)
             }
             Out::Initialised { cluster, only_own } => {
+                trace!(
+                    self,
+                    "n{at} holds a log of {cluster}, only its own: {only_own}"
+                );
                 self.observe_cluster(at, cluster, only_own);
                 Input::Initialised { cluster, only_own }
             }

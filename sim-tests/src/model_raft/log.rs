@@ -168,6 +168,8 @@ pub struct Store {
     pub voted: Option<Rid>,
     /// Cluster, once the log holds anything.
     pub cluster: Option<ClusterId>,
+    /// Whether this node began the log itself.
+    pub own: bool,
     /// Entries.
     pub log: Log,
     /// Newest snapshot.

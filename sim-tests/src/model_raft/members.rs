@@ -13,6 +13,7 @@ impl Raft {
             members,
         };
         self.store.cluster = Some(cluster);
+        self.store.own = true;
         self.store.push(Entry {
             term: 0,
             payload: Payload::Config(Arc::new(config)),

@@ -214,7 +214,7 @@ impl Raft {
         if let Some(cluster) = raft.store.cluster {
             raft.out.push(Out::Initialised {
                 cluster,
-                only_own: raft.store.log.len() <= 1,
+                only_own: raft.store.own && raft.store.log.len() <= 1,
             });
         }
         if let Some(snapshot) = raft.store.snapshot.clone() {

@@ -7,7 +7,7 @@ use rand_chacha::rand_core::Rng;
 
 use super::{
     Backoff, Bootstrap, BootstrapMessage, BootstrapOutput, CandidateView, Invite, MAX_SET_MEMBERS,
-    Refusal, Status, peer_addr,
+    Refusal, Status, is_later_run, peer_addr,
 };
 use crate::ids::{ClusterId, Instance, NodeId, PeerAddr, RaftId};
 use crate::mutants::{Mutant, mutated};
@@ -231,10 +231,14 @@ impl Bootstrap {
                 Status::Uninitialised
             };
         }
-        let view = self.view.get(&initiator.node);
-        let there = view.is_some_and(|view| view.is_present && view.instance == *initiator);
-        if there {
+        let Some(view) = self.view.get(&initiator.node) else {
+            return Status::Uninitialised;
+        };
+        let is_promised = self.promised.as_ref().map(|promised| promised.cluster) == Some(cluster);
+        if view.is_present && view.instance == *initiator {
             Status::Pending
+        } else if is_later_run(view, initiator.boot) && !is_promised {
+            Status::Unpromised
         } else {
             Status::Uninitialised
         }

@@ -198,12 +198,22 @@ impl Bootstrap {
             return self.counters.add("bootstrap messages dropped");
         };
         let node = from.instance.node.clone();
+        let sender = self.view.get(&node);
+        let in_set = sender.is_some_and(|view| {
+            view.instance == from.instance && promised.members.contains(&view.raft_id())
+        });
         match status {
+            // A start takes the promises of all: whoever is in the set and has none to it never gave one, or gave it
+            // back for a reason that holds for everybody.
+            Status::Unpromised if in_set => {
+                self.counters.add("bootstrap sets that were never started");
+                self.promised = None;
+            }
             Status::Void if from.instance == promised.initiator => {
                 self.counters.add("bootstrap promises given back");
                 self.promised = None;
             }
-            Status::Void => self.counters.add("bootstrap messages dropped"),
+            Status::Void | Status::Unpromised => self.counters.add("bootstrap messages dropped"),
             Status::Uninitialised if gone => {
                 promised.empty_handed.insert(node);
             }

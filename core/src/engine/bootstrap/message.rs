@@ -88,10 +88,13 @@ pub enum Status {
     Pending,
     /// The sender's log belongs to this cluster.
     Initialised(ClusterId),
-    /// The sender's log is empty, and it sees the initiator no more.
+    /// The sender's log is empty, and it sees the initiator no more, to which it may be promised.
     Uninitialised,
     /// The sender is its initiator and never initialises it.
     Void,
+    /// The sender's log is empty, it holds no promise to the set, and gives none any more: it knows of a later run of
+    /// the initiator. If its store is in the set, then the set was never started or has lost its quorum.
+    Unpromised,
 }
 
 #[cfg(test)]

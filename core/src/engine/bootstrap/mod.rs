@@ -9,7 +9,8 @@
 //!
 //! **When a promise ends.** (1) The initiator says that it never initialises the set (`Void`). (2) The initiator is
 //! gone (not present, or another run, or another store), so that nobody can say. Then the members ask each other.
-//! If one reports a log of that cluster, it exists and is joined. If all that are present report empty logs, each
+//! If one that knows of a later run of the initiator says that it is not promised ([`Status::Unpromised`]), the set
+//! was never started, for that takes the promises of all, and can never be: every promise to it ends. If one reports a log of that cluster, it exists and is joined. If all that are present report empty logs, each
 //! *fences* itself: it throws its empty store away for one with a new id, which makes it another raft member
 //! (rule M0). The promise lapses when so many voters of the set are seen with another store that the rest is no
 //! quorum. Stores travel with gossip, so that this needs no memory and no trust: a fenced member can never vote or

@@ -327,6 +327,52 @@ fn a_promise_holds_until_its_initiator_gives_it_back() {
     assert_eq!(two.promised_to(), None);
 }
 
+/// The initiator came back as another run before it had asked everybody: who was asked is not bound for ever.
+#[test]
+fn a_promise_ends_when_a_member_was_never_asked() {
+    let invite = invites(&mut machine(1)).remove(0);
+    let cluster = invite.cluster;
+    let mut two = machine(2);
+    two.handle_message(NOW, &peer(&view(1, 1)), BootstrapMessage::Invite(invite));
+    let mut three = machine(3);
+    let initiator = view(1, 1).instance;
+    let sight = |one: CandidateView| {
+        let views = [one, view(2, 1), view(3, 1)];
+        BTreeMap::from(views.map(|view| (view.instance.node.clone(), view)))
+    };
+    let absent = CandidateView {
+        is_present: false,
+        ..view(1, 1)
+    };
+    three.update(NOW, &sight(absent), None);
+    assert_eq!(
+        three.status_of(cluster, &initiator),
+        Status::Uninitialised,
+        "that run may come back and ask"
+    );
+    let later = CandidateView {
+        store: StoreId(100),
+        ..view(1, 2)
+    };
+    two.update(NOW, &sight(later.clone()), None);
+    three.update(NOW, &sight(later), None);
+    assert_eq!(two.status_of(cluster, &initiator), Status::Uninitialised);
+    let status = three.status_of(cluster, &initiator);
+    assert_eq!(status, Status::Unpromised);
+
+    let message = BootstrapMessage::Status { cluster, status };
+    for (stranger, why) in [
+        (view(1, 2), "its store is not in the set"),
+        (view(3, 2), "a run that is not in sight"),
+        (view(4, 1), "no member"),
+    ] {
+        two.handle_message(NOW, &peer(&stranger), message.clone());
+        assert_eq!(two.promised_to(), Some(cluster), "{why}");
+    }
+    two.handle_message(NOW, &peer(&view(3, 1)), message);
+    assert_eq!(two.promised_to(), None);
+}
+
 #[test]
 fn a_smaller_candidate_in_sight_is_waited_for() {
     let mut invite = invites(&mut machine(1)).remove(1);
