@@ -4,14 +4,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use funk::StorageError;
 use funk::inspect::{Inspection, inspect};
 
 use crate::failure::Failure;
 use crate::write_out;
-
-/// The data directory cannot be used: damaged, in use, another node's, of another version.
-pub(crate) const DATA_DIRECTORY: u8 = 6;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,10 +32,7 @@ pub(crate) struct InspectArgs {
 }
 
 pub(crate) fn run(arguments: &InspectArgs) -> Result<u8, Failure> {
-    let found = inspect(&arguments.data_dir).map_err(|error| match error {
-        StorageError::Io { .. } | StorageError::Empty { .. } => Failure::error(error),
-        error => Failure::new(DATA_DIRECTORY, error),
-    })?;
+    let found = inspect(&arguments.data_dir)?;
     let text = match arguments.json {
         true => serde_json::to_string(&found).map_err(Failure::error)? + "\n",
         false => table(&found),

@@ -4,13 +4,11 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use funk::StorageError;
 use funk::inspect::{Inspection, inspect};
 use funk::recover::{RecoverError, force_new_cluster};
 
 use crate::counter::CounterState;
 use crate::failure::Failure;
-use crate::inspect::DATA_DIRECTORY;
 use crate::write_out;
 
 const EXAMPLES: &str = "\
@@ -43,13 +41,13 @@ pub(crate) struct RecoverArgs {
 
 pub(crate) fn run(arguments: &RecoverArgs) -> Result<u8, Failure> {
     debug_assert!(arguments.force_new_cluster, "it is the only way there is");
-    let found = inspect(&arguments.data_dir).map_err(storage)?;
+    let found = inspect(&arguments.data_dir)?;
     if !arguments.yes {
         confirm(&found)?;
     }
     let state = Box::new(CounterState::default());
     let done = force_new_cluster(&arguments.data_dir, state).map_err(|error| match error {
-        RecoverError::Storage(error) => storage(error),
+        RecoverError::Storage(error) => error.into(),
         error => Failure::error(error),
     })?;
     write_out(&format!(
@@ -61,13 +59,6 @@ pub(crate) fn run(arguments: &RecoverArgs) -> Result<u8, Failure> {
         last = done.last,
         backup = done.backup.display(),
     ))
-}
-
-fn storage(error: StorageError) -> Failure {
-    match error {
-        StorageError::Io { .. } | StorageError::Empty { .. } => Failure::error(error),
-        error => Failure::new(DATA_DIRECTORY, error),
-    }
 }
 
 fn confirm(found: &Inspection) -> Result<(), Failure> {

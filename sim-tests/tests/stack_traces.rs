@@ -13,13 +13,15 @@ use funk_sim_tests::stack::trace::{Mark, Trace};
 use funk_sim_tests::stack::trace_messages::deliveries;
 use funk_sim_tests::stack::trace_spans::Window;
 use funk_sim_tests::stack::{self, Plan, World, finish, shrink, timeline, trace_chrome};
+use roxmltree::{Document, Node};
 use serde_json::Value;
-
-mod xml;
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
+
+/// The namespace of the elements of a picture.
+const SVG: &str = "http://www.w3.org/2000/svg";
 
 /// A seed of the swarm with several kinds of faults, cut short.
 const SEED: u64 = 10;
@@ -270,19 +272,25 @@ fn every_fault_is_marked_in_the_trace() {
 fn the_timeline_is_xml_with_a_row_for_each_node() {
     let Run { plan, trace, .. } = run();
     let svg = timeline::svg(plan, trace, WINDOW, "seed <10> & more");
-    let elements = xml::elements(&svg).expect("it is well-formed");
-    assert_eq!(elements[0].name, "svg");
-    let number =
-        |element: &xml::Element, key: &str| -> f64 { element.attributes[key].parse().unwrap() };
-    let texts: Vec<_> = elements
-        .iter()
-        .filter(|element| element.name == "text")
-        .collect();
-    assert_eq!(texts[0].text, "seed <10> & more");
+    let document = Document::parse(&svg).expect("it is well-formed");
+    let picture = document.root_element();
+    assert_eq!(picture.tag_name().name(), "svg");
+    let number = |element: &Node<'_, '_>, key: &str| -> f64 {
+        element.attribute(key).unwrap().parse().unwrap()
+    };
+    let named = |name: &str| -> Vec<Node<'_, '_>> {
+        let is_named = |node: &Node<'_, '_>| node.has_tag_name((SVG, name));
+        picture.descendants().filter(is_named).collect()
+    };
+    let texts = named("text");
+    assert_eq!(texts[0].text(), Some("seed <10> & more"));
     let rows: Vec<f64> = (1..=plan.nodes.len())
         .map(|node| {
             let name = format!("n{node}");
-            let labels: Vec<_> = texts.iter().filter(|text| text.text == name).collect();
+            let labels: Vec<_> = texts
+                .iter()
+                .filter(|text| text.text() == Some(&name))
+                .collect();
             assert_eq!(labels.len(), 1, "{name}");
             number(labels[0], "y")
         })
@@ -294,35 +302,26 @@ fn the_timeline_is_xml_with_a_row_for_each_node() {
     assert!(
         !texts
             .iter()
-            .any(|text| text.text == format!("n{}", plan.nodes.len() + 1))
+            .any(|text| text.text() == Some(&format!("n{}", plan.nodes.len() + 1)))
     );
     // Everything is inside the picture, and each node has a lease and a state within its lane.
-    let (width, height) = (
-        number(&elements[0], "width"),
-        number(&elements[0], "height"),
-    );
-    let bars: Vec<_> = elements
-        .iter()
-        .filter(|element| element.name == "rect")
-        .collect();
+    let (width, height) = (number(&picture, "width"), number(&picture, "height"));
+    let bars = named("rect");
     // The first is the background.
     for bar in &bars[1..] {
         let right = number(bar, "x") + number(bar, "width");
         let below = number(bar, "y") + number(bar, "height");
         assert!(right <= width + 0.5 && below <= height + 0.5, "{bar:?}");
     }
-    let titles: Vec<_> = elements
-        .iter()
-        .filter(|element| element.name == "title")
-        .collect();
-    assert!(
-        titles
-            .iter()
-            .any(|title| title.text.starts_with("lease valid"))
-    );
+    let is_lease = |title: &Node<'_, '_>| {
+        title
+            .text()
+            .is_some_and(|text| text.starts_with("lease valid"))
+    };
+    assert!(named("title").iter().any(is_lease));
     for row in &rows {
         let in_lane =
-            |bar: &&&xml::Element| (row - 20.0..row - 20.0 + lane).contains(&number(bar, "y"));
+            |bar: &&Node<'_, '_>| (row - 20.0..row - 20.0 + lane).contains(&number(bar, "y"));
         assert!(
             bars[1..].iter().filter(in_lane).count() >= 4,
             "an empty lane at {row}"
@@ -363,7 +362,7 @@ fn a_plan_from_a_file_is_the_same_run() {
     let whole = Window::last(None, &run().trace);
     assert!(trace == chrome(whole), "the trace is another one");
     let svg = std::fs::read_to_string(file("traces-timeline.svg")).unwrap();
-    xml::elements(&svg).unwrap();
+    Document::parse(&svg).unwrap();
     let log = std::fs::read_to_string(file("traces-events.log")).unwrap();
     assert_eq!(log.lines().count(), run().trace.log(false).len());
 }

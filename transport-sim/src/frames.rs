@@ -9,7 +9,7 @@ use turmoil::net::tcp::OwnedReadHalf;
 const READ_BYTES: usize = 4 << 10;
 
 /// Before the content: its length.
-const HEADER_BYTES: usize = 4;
+pub(crate) const HEADER_BYTES: usize = 4;
 
 /// Reads frames: a length (four bytes, little-endian) and that many bytes.
 pub(crate) struct Frames {

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use turmoil::net::TcpStream;
 use turmoil::net::tcp::OwnedWriteHalf;
 
-use crate::frames::Frames;
+use crate::frames::{Frames, HEADER_BYTES};
 use crate::network::SimNetwork;
 
 /// Bytes of a stream that travel in one piece.
@@ -95,7 +95,7 @@ impl Connection {
 
     /// Sends one frame in one piece.
     pub(crate) async fn send_frame(&mut self, content: &[u8]) -> io::Result<()> {
-        let mut frame = Vec::with_capacity(4 + content.len());
+        let mut frame = Vec::with_capacity(HEADER_BYTES + content.len());
         frame.extend_from_slice(&(content.len() as u32).to_le_bytes());
         frame.extend_from_slice(content);
         self.network.note(self.from, self.to, &frame);
@@ -287,16 +287,16 @@ impl Outgoing {
         let ends = self.node.is_none() || kind == LAST || kind == RESET;
         // Nothing to stop any more: the peer's direction has ended.
         self.is_ready = self.end == End::Acceptor && ends && self.stops.is_closed();
-        let len = self.piece.len() - 4;
-        self.piece[..4].copy_from_slice(&(len as u32).to_le_bytes());
-        self.piece[4] = kind | if self.is_ready { READY } else { 0 };
+        let len = self.piece.len() - HEADER_BYTES;
+        self.piece[..HEADER_BYTES].copy_from_slice(&(len as u32).to_le_bytes());
+        self.piece[HEADER_BYTES] = kind | if self.is_ready { READY } else { 0 };
         self.network.note(self.from, self.to, &self.piece);
         self.connection.write_all(&self.piece).await
     }
 }
 
 /// Before the bytes of a piece: its length and its kind.
-const PIECE_HEADER_BYTES: usize = 5;
+const PIECE_HEADER_BYTES: usize = HEADER_BYTES + 1;
 
 /// Waits until the node has written something, and makes up a piece of all that is there. Returns its kind.
 ///

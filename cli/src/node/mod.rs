@@ -21,8 +21,7 @@ use crate::arguments::{CLUSTER, address, cluster_name, node_name, seconds};
 use crate::counter::{Counter, CounterState};
 use crate::credentials;
 use crate::demo::Preset;
-use crate::failure::{ERROR, Failure};
-use crate::inspect::DATA_DIRECTORY;
+use crate::failure::{DATA_DIRECTORY, ERROR, Failure};
 use lines::{End, Lines};
 pub(crate) use signals::Signals;
 

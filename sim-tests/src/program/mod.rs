@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use funk_sim_tests::stack::plan;
+use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) mod determinism;
 pub(crate) mod engine;
@@ -39,6 +40,15 @@ impl Transport {
             Self::Tcp => "tcp",
             Self::Quic => "quic",
         }
+    }
+}
+
+/// How far a command is, drawn on a terminal only; `None`: nobody knows how much there is to do.
+pub(crate) fn progress(of: Option<u64>, template: &str) -> ProgressBar {
+    let bar = of.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
 }
 

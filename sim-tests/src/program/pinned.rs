@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use funk_sim_tests::pinned::{Held, PINNED, Pin};
 use serde_json::json;
 
-use super::{keep_panics_of_nodes_quiet, me, run_nodes_on_this_thread};
+use super::{keep_panics_of_nodes_quiet, me, progress, run_nodes_on_this_thread};
 use crate::Done;
 
 /// What came of each.
@@ -30,6 +30,10 @@ pub(super) fn run(jobs: NonZeroUsize, is_json: bool) -> Done {
 fn run_all(jobs: NonZeroUsize) -> Ran {
     let next = AtomicUsize::new(0);
     let ran = Mutex::new(BTreeMap::new());
+    let bar = progress(
+        Some(PINNED.len() as u64),
+        "{bar:30} {pos}/{len} pinned seeds, {eta} left",
+    );
     let work = || {
         run_nodes_on_this_thread();
         loop {
@@ -38,6 +42,7 @@ fn run_all(jobs: NonZeroUsize) -> Ran {
             let result = pin.run();
             let mut ran = ran.lock().unwrap_or_else(PoisonError::into_inner);
             ran.insert(at, (*pin, result));
+            bar.inc(1);
         }
     };
     std::thread::scope(|scope| {
@@ -45,6 +50,7 @@ fn run_all(jobs: NonZeroUsize) -> Ran {
             scope.spawn(work);
         }
     });
+    bar.finish_and_clear();
     let ran = ran.into_inner().unwrap_or_else(PoisonError::into_inner);
     ran.into_values().collect()
 }

@@ -8,11 +8,12 @@ use clap::Args;
 use funk_sim_tests::stack::sweep::{Ran, Report, Sweep};
 use funk_sim_tests::stack::sweep_reached::{self, Expected};
 use funk_sim_tests::sweep::Seeds;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::{
-    Transport, keep_panics_of_nodes_quiet, pinned, replay_command, run_nodes_on_this_thread,
+    Transport, keep_panics_of_nodes_quiet, pinned, progress, replay_command,
+    run_nodes_on_this_thread,
 };
 use crate::Done;
 
@@ -69,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Done {
         println!("base seed {}", sweep.from);
     }
     keep_panics_of_nodes_quiet();
-    let bar = bar(arguments, &sweep);
+    let bar = bar(&sweep);
     let (failed, simulated_ms) = (AtomicU64::new(0), AtomicU64::new(0));
     let prepare = || {
         run_nodes_on_this_thread();
@@ -154,25 +155,15 @@ fn some_seed() -> u64 {
     now.unwrap_or_default().as_micros() as u64 % 1_000_000_000
 }
 
-fn bar(arguments: &Arguments, sweep: &Sweep) -> ProgressBar {
-    let (bar, template) = match sweep.budget {
+fn bar(sweep: &Sweep) -> ProgressBar {
+    let (of, template) = match sweep.budget {
         None => (
-            ProgressBar::new(sweep.to - sweep.from),
+            Some(sweep.to - sweep.from),
             "{bar:30} {pos}/{len} seeds, {per_sec}, {msg}, {eta} left",
         ),
-        Some(_) => (
-            ProgressBar::no_length(),
-            "{spinner} {pos} seeds, {per_sec}, {msg}, {elapsed}",
-        ),
+        Some(_) => (None, "{spinner} {pos} seeds, {per_sec}, {msg}, {elapsed}"),
     };
-    if arguments.json {
-        return ProgressBar::hidden();
-    }
-    // Drawn on a terminal only.
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    progress(of, template)
 }
 
 fn print_text(arguments: &Arguments, report: &Report, overdue: &[Expected]) {

@@ -10,7 +10,7 @@ use funk_sim_tests::stack::plan::{Load, Transport};
 use funk_sim_tests::stack::{Plan, World};
 use serde_json::json;
 
-use super::run_nodes_on_this_thread;
+use super::{progress, run_nodes_on_this_thread};
 use crate::Done;
 
 /// Nodes of every cluster that is measured.
@@ -55,12 +55,18 @@ pub(crate) fn run(arguments: &Arguments) -> Done {
         .filter(|turn| !turn.is_zero())
         .ok_or_else(|| format!("--seconds {} is no span of time; 60 is", arguments.seconds))?;
     run_nodes_on_this_thread();
+    let bar = progress(
+        Some(u64::from(ROUNDS) * SUBJECTS as u64),
+        "{bar:30} {pos}/{len} turns, {eta} left",
+    );
     let mut subjects = subjects(arguments.calls)?;
     for _ in 0..ROUNDS {
         for subject in &mut subjects {
             subject.turn(turn)?;
+            bar.inc(1);
         }
     }
+    bar.finish_and_clear();
     let rows: Vec<Row> = subjects
         .iter()
         .map(|subject| subject.row(&subjects))
