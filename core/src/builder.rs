@@ -18,6 +18,7 @@ use crate::state::{NoState, ReplicatedState};
 use crate::storage::{Storage, StorageError};
 use crate::timing::Timing;
 use crate::transport::{Transport, TransportError};
+use crate::versions::VersionRange;
 
 /// Shards of a new cluster, if the builder is not told another number.
 pub const DEFAULT_SHARDS: u32 = 1_024;
@@ -86,6 +87,7 @@ pub struct Builder {
     pub(crate) snapshot_every: u64,
     pub(crate) boot: Option<BootId>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) versions: VersionRange,
 }
 
 impl fmt::Debug for Builder {
@@ -113,6 +115,7 @@ impl Builder {
             snapshot_every: SNAPSHOT_EVERY,
             boot: None,
             observer: None,
+            versions: VersionRange::SPOKEN,
         }
     }
 
@@ -206,6 +209,14 @@ impl Builder {
     /// this name, which the time of day usually is.
     pub fn boot_id(mut self, boot: BootId) -> Self {
         self.boot = Some(boot);
+        self
+    }
+
+    /// Speaks other versions of the protocol than this program does, as an earlier or a later release would. For tests of
+    /// upgrades: nothing but the numbers differs.
+    #[doc(hidden)]
+    pub fn versions(mut self, versions: VersionRange) -> Self {
+        self.versions = versions;
         self
     }
 
@@ -311,6 +322,7 @@ impl Builder {
                 snapshot_every: self.snapshot_every,
                 boot: self.boot,
                 observer: self.observer,
+                versions: self.versions,
             }),
             _ => Err(errors),
         }
@@ -335,4 +347,5 @@ pub(crate) struct Checked {
     pub(crate) snapshot_every: u64,
     pub(crate) boot: Option<BootId>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) versions: VersionRange,
 }

@@ -17,6 +17,7 @@ use crate::runtime::Environment;
 use crate::status::NodeStatus;
 use crate::time::Time;
 use crate::transport::{LocalNode, PeerKind, Transport, TransportError};
+use crate::versions::VersionRange;
 use crate::wire::{NotSent, Rpc, RpcError, StreamKind, read_frame, write_frame};
 use tokio::io::AsyncWriteExt;
 
@@ -100,6 +101,7 @@ impl Client {
         let (cluster, name) = check(cluster, name, &addresses).map_err(StartError::Config)?;
         let environment = Environment::current();
         let mut incoming = transport.start(LocalNode {
+            versions: VersionRange::SPOKEN,
             cluster,
             instance: Instance {
                 node: name.clone(),

@@ -291,6 +291,13 @@ impl Cluster {
         let _ = stopped.await;
     }
 
+    /// Why the node stopped without being asked to, and what to do about it: its store failed, or its log holds what this
+    /// program is too old to apply. `None`: it runs, or was told to stop.
+    pub fn failure(&self) -> Option<String> {
+        let failure = self.node.failure.load();
+        failure.as_deref().cloned()
+    }
+
     /// Waits until the node is operational: it knows the leader and the map in force, and holds a valid lease.
     /// `false`: it stopped, or `patience` ran out.
     pub async fn operational(&self, patience: Duration) -> bool {

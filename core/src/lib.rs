@@ -39,6 +39,7 @@ pub mod store;
 pub mod time;
 pub mod timing;
 pub mod transport;
+pub mod versions;
 pub mod wire;
 
 pub use builder::{Builder, ConfigError, StartError};

@@ -1,4 +1,6 @@
 //! What the log holds: one version byte, then postcard. Golden tests hold the bytes still.
+//!
+//! The version byte is that of the first protocol version that knows the entry. See [`versions`](crate::versions).
 
 use bytes::Bytes;
 use serde::de::Error as _;
@@ -6,9 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::{Epoch, Instance, LogIndex, ShardId, Term};
 use crate::limits::{MAX_APP_ENTRY_BYTES, MAX_LOG_MESSAGE_BYTES};
+use crate::versions::{FIRST, VersionRange};
 
-/// Version of the format. A node that meets a higher one stops before it applies the entry.
-pub const LOG_VERSION: u8 = 1;
 /// Longest reason of a proposal, in bytes; a longer one is cut.
 pub const MAX_REASON_BYTES: usize = 256;
 
@@ -45,6 +46,12 @@ pub enum LogMessage {
         /// The application's bytes.
         bytes: Bytes,
     },
+    /// All members speak this version: from here on the log may hold what only that one knows. Itself it is of that
+    /// version, so that a node that does not speak it stops here.
+    VersionRaised {
+        /// At least 2: a cluster begins with 1.
+        version: u8,
+    },
 }
 
 /// Why bytes are no log message.
@@ -53,16 +60,19 @@ pub enum LogMessageError {
     /// Nothing there.
     #[error("a log message is empty")]
     Empty,
-    /// Written by a newer release.
+    /// Written by a newer release, after all members of the cluster had been upgraded to it.
     #[error(
-        "log message version {found}; this release reads up to {LOG_VERSION}: upgrade this node before it goes on"
+        "it is of protocol version {found}, and this program knows versions up to {newest}; upgrade this node to the \
+         release that the others run (its data directory stays usable, and it goes on where it stopped)"
     )]
     UnknownVersion {
         /// The version byte.
         found: u8,
+        /// The newest version that this node knows.
+        newest: u8,
     },
     /// A type that this version does not have.
-    #[error("log message type {found} is unknown in version {LOG_VERSION}")]
+    #[error("log message type {found} is unknown in its version")]
     UnknownType {
         /// The type byte.
         found: u8,
@@ -90,12 +100,24 @@ enum Body {
     ProposedShardMap(LogIndex, Bytes, String),
     ShardMapCommitted(LogIndex, Term),
     App(Option<ShardId>, Epoch, Bytes),
+    VersionRaised,
 }
 
 /// How many variants [`Body`] has.
-const TYPES: u8 = 4;
+const TYPES: u8 = 5;
 
 impl LogMessage {
+    /// The first protocol version that knows it: whoever speaks none that high must not be made to apply it.
+    pub fn version(&self) -> u8 {
+        match self {
+            Self::LeaderOpened { .. }
+            | Self::ProposedShardMap { .. }
+            | Self::ShardMapCommitted { .. }
+            | Self::App { .. } => FIRST,
+            Self::VersionRaised { version } => *version,
+        }
+    }
+
     /// Version, type, content.
     pub fn encode(&self) -> Bytes {
         let body = match self.clone() {
@@ -114,14 +136,15 @@ impl LogMessage {
                 epoch,
                 bytes,
             } => Body::App(shard, epoch, bytes),
+            Self::VersionRaised { .. } => Body::VersionRaised,
         };
-        postcard::to_extend(&body, vec![LOG_VERSION])
+        postcard::to_extend(&body, vec![self.version()])
             .expect("plain data always encodes")
             .into()
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, LogMessageError> {
+    /// Reads what [`encode`](Self::encode) wrote, for a node that speaks these versions: earlier ones can be read, too.
+    pub fn decode(bytes: &[u8], versions: VersionRange) -> Result<Self, LogMessageError> {
         if bytes.len() > MAX_LOG_MESSAGE_BYTES {
             return Err(LogMessageError::TooLarge {
                 found: bytes.len(),
@@ -129,8 +152,11 @@ impl LogMessage {
             });
         }
         let (&version, body) = bytes.split_first().ok_or(LogMessageError::Empty)?;
-        if version != LOG_VERSION {
-            return Err(LogMessageError::UnknownVersion { found: version });
+        if version < FIRST || version > versions.newest {
+            return Err(LogMessageError::UnknownVersion {
+                found: version,
+                newest: versions.newest,
+            });
         }
         if let Some(&found) = body.first().filter(|&&found| found >= TYPES) {
             return Err(LogMessageError::UnknownType { found });
@@ -159,6 +185,10 @@ impl LogMessage {
                 epoch,
                 bytes,
             },
+            Body::VersionRaised if version == FIRST => {
+                return Err(LogMessageError::UnknownType { found: TYPES - 1 });
+            }
+            Body::VersionRaised => Self::VersionRaised { version },
         })
     }
 }
@@ -172,7 +202,8 @@ impl Serialize for LogMessage {
 
 impl<'de> Deserialize<'de> for LogMessage {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::decode(&Bytes::deserialize(deserializer)?).map_err(D::Error::custom)
+        Self::decode(&Bytes::deserialize(deserializer)?, VersionRange::SPOKEN)
+            .map_err(D::Error::custom)
     }
 }
 
@@ -181,6 +212,12 @@ mod tests {
     use super::*;
     use crate::ids::{BootId, NodeId};
     use proptest::prelude::*;
+
+    /// One that knows more than this program writes.
+    const KNOWN: VersionRange = VersionRange {
+        oldest: 1,
+        newest: 3,
+    };
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -226,30 +263,34 @@ mod tests {
                 },
                 "0103000002aabb",
             ),
+            (LogMessage::VersionRaised { version: 3 }, "0304"),
         ];
         for (message, golden) in cases {
             assert_eq!(hex(&message.encode()), golden, "{message:?}");
-            assert_eq!(LogMessage::decode(&message.encode()), Ok(message));
+            assert_eq!(LogMessage::decode(&message.encode(), KNOWN), Ok(message));
         }
     }
 
     #[test]
     fn what_cannot_be_read_is_told_apart() {
-        assert_eq!(LogMessage::decode(&[]), Err(LogMessageError::Empty));
+        assert_eq!(LogMessage::decode(&[], KNOWN), Err(LogMessageError::Empty));
         assert_eq!(
-            LogMessage::decode(&[2, 0]),
-            Err(LogMessageError::UnknownVersion { found: 2 })
+            LogMessage::decode(&[4, 0], KNOWN),
+            Err(LogMessageError::UnknownVersion {
+                found: 4,
+                newest: 3,
+            })
         );
         assert_eq!(
-            LogMessage::decode(&[1, 4]),
+            LogMessage::decode(&[1, 4], KNOWN),
             Err(LogMessageError::UnknownType { found: 4 })
         );
         assert_eq!(
-            LogMessage::decode(&[1, 2, 3, 4, 5, 6]),
+            LogMessage::decode(&[1, 2, 3, 4, 5, 6], KNOWN),
             Err(LogMessageError::Trailing(2))
         );
         assert!(matches!(
-            LogMessage::decode(&[1, 2, 3]),
+            LogMessage::decode(&[1, 2, 3], KNOWN),
             Err(LogMessageError::Malformed(_))
         ));
         let bytes = Bytes::from(vec![0; MAX_APP_ENTRY_BYTES + 1]);
@@ -260,7 +301,7 @@ mod tests {
         }
         .encode();
         assert!(matches!(
-            LogMessage::decode(&large),
+            LogMessage::decode(&large, KNOWN),
             Err(LogMessageError::TooLarge { .. })
         ));
     }
@@ -281,6 +322,7 @@ mod tests {
                     reason,
                 }
             }),
+            (2..=3_u8).prop_map(|version| LogMessage::VersionRaised { version }),
             any::<(u64, u64)>().prop_map(|(map, term)| LogMessage::ShardMapCommitted {
                 map: LogIndex(map),
                 term: Term(term),
@@ -298,7 +340,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_message_comes_back_but_for_the_end_of_a_long_reason(mut message in any_message()) {
-            let decoded = LogMessage::decode(&message.encode());
+            let decoded = LogMessage::decode(&message.encode(), KNOWN);
             if let LogMessage::ProposedShardMap { reason, .. } = &mut message {
                 reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
             }
@@ -308,14 +350,14 @@ mod tests {
         #[test]
         fn no_part_of_a_message_is_a_message(message in any_message(), cut in any::<prop::sample::Index>()) {
             let bytes = message.encode();
-            prop_assert!(LogMessage::decode(&bytes[..cut.index(bytes.len())]).is_err());
+            prop_assert!(LogMessage::decode(&bytes[..cut.index(bytes.len())], KNOWN).is_err());
         }
 
         #[test]
         fn hostile_bytes_are_errors_or_come_back(mut bytes in prop::collection::vec(any::<u8>(), 0..64), own in any::<bool>()) {
-            if own && !bytes.is_empty() { bytes[0] = LOG_VERSION; }
-            if let Ok(message) = LogMessage::decode(&bytes) {
-                prop_assert_eq!(LogMessage::decode(&message.encode()), Ok(message));
+            if own && !bytes.is_empty() { bytes[0] = FIRST; }
+            if let Ok(message) = LogMessage::decode(&bytes, KNOWN) {
+                prop_assert_eq!(LogMessage::decode(&message.encode(), KNOWN), Ok(message));
             }
         }
     }

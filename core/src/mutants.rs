@@ -94,6 +94,8 @@ mutants! {
     DirectoryNotSynced = "directory-not-synced",
     /// A snapshot forgets the raft configuration.
     SnapshotWithoutMembership = "snapshot-without-membership",
+    /// A leader raises the version of the cluster before all members speak it.
+    VersionRaisedEarly = "version-raised-early",
     /// Leases go by a clock that stands still while the machine sleeps (rule L0).
     ClockStopsInSleep = "clock-stops-in-sleep",
     /// An entry of a guard is applied whoever owns the shard by then.

@@ -19,6 +19,7 @@ use crate::routing::{LeaseCell, ServingTable};
 use crate::runtime::Environment;
 use crate::service::ErasedService;
 use crate::transport::Transport;
+use crate::versions::VersionRange;
 use crate::wire::Rpc;
 
 /// Everything about a node that more than one task needs.
@@ -28,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) cluster: ClusterName,
     pub(crate) instance: Instance,
     pub(crate) addr: SocketAddr,
+    /// The versions of the protocol that it speaks.
+    pub(crate) versions: VersionRange,
     pub(crate) environment: Environment,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) rpc: Rpc,
@@ -52,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) proposals: Semaphore,
     pub(crate) counters: SharedCounters,
     pub(crate) stopped: AtomicBool,
+    /// Why it stopped by itself.
+    pub(crate) failure: ArcSwapOption<String>,
 }
 
 impl fmt::Debug for Node {
@@ -108,6 +113,8 @@ pub(crate) struct Status {
     pub(crate) members: Arc<BTreeMap<NodeId, Member>>,
     pub(crate) voters: BTreeSet<NodeId>,
     pub(crate) tags: Arc<Tags>,
+    /// See [`Engine::cluster_version`](crate::engine::Engine::cluster_version); 0 before the driver has begun.
+    pub(crate) cluster_version: u8,
 }
 
 /// Calls that wait, counted against [`MAX_WAITING_CALLS`].

@@ -12,6 +12,7 @@ use crate::ids::{
     BootId, ClusterId, ClusterName, Instance, LogIndex, MemberKind, NodeId, Term, WorkerId,
 };
 use crate::node::Node;
+use crate::versions::VersionRange;
 
 /// A node as it sees itself and the others. Other nodes may see them otherwise.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -32,6 +33,10 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// What part it takes.
     pub role: Role,
+    /// The versions of the protocol that it speaks.
+    pub versions: VersionRange,
+    /// The version that the cluster has reached: nothing newer is in its log. Raised by the leader once all speak it.
+    pub cluster_version: u8,
     /// The leader, if it knows one.
     pub leader: Option<NodeId>,
     /// The newest raft term that it has seen.
@@ -64,6 +69,8 @@ pub struct MemberStatus {
     pub kind: MemberKind,
     /// What part it takes by the raft configuration that the answering node has.
     pub role: Role,
+    /// The versions of the protocol that it speaks.
+    pub versions: VersionRange,
     /// Whether it is there.
     pub state: MemberState,
     /// Its worker id in the map in force.
@@ -153,6 +160,7 @@ pub(crate) fn of(node: &Node) -> NodeStatus {
             addr: member.addr,
             kind: member.kind,
             role,
+            versions: member.versions,
             state: member.state,
             worker: routes.map.member(name).map(|member| member.worker),
             shards: owned(&member.instance),
@@ -167,6 +175,8 @@ pub(crate) fn of(node: &Node) -> NodeStatus {
         addr: node.addr,
         state: status.state,
         role: status.role,
+        versions: node.versions,
+        cluster_version: status.cluster_version,
         leader: status.leader.clone(),
         term: status.term,
         shards: routes.map.shards(),

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use crate::ids::{BootId, ClusterName, Instance, PeerAddr};
+use crate::versions::VersionRange;
 
 pub mod conformance;
 pub mod memory;
@@ -49,6 +50,8 @@ pub struct Peer {
     pub instance: Instance,
     /// Whether that is the name of a node or of a client. Proven, too.
     pub kind: PeerKind,
+    /// The version of the protocol that the two speak: the highest that both know.
+    pub version: u8,
     /// Address that the message came from and that answers reach.
     pub addr: SocketAddr,
 }
@@ -98,6 +101,8 @@ pub struct LocalNode {
     pub cluster: ClusterName,
     /// Name and run. The name must be the one that the node's credentials prove.
     pub instance: Instance,
+    /// The versions of the protocol that it speaks. Peers with which it has none in common are refused.
+    pub versions: VersionRange,
     /// A node, or a client, which only connects to others.
     pub kind: PeerKind,
 }

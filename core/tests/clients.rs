@@ -186,6 +186,7 @@ fn a_status_shows_the_node_and_the_cluster_as_it_sees_it() {
 fn start_raw(world: &World) -> Arc<MemoryTransport> {
     let transport = world.network.transport();
     let client = LocalNode {
+        versions: funk::versions::VersionRange::SPOKEN,
         cluster: ClusterName::new("test").unwrap(),
         instance: Instance {
             node: NodeId::new("n2").unwrap(),

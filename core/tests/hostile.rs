@@ -36,6 +36,7 @@ impl Attacker {
         let cluster = "test".parse().unwrap();
         let incoming = transport
             .start(LocalNode {
+                versions: funk::versions::VersionRange::SPOKEN,
                 cluster,
                 instance,
                 kind: PeerKind::Node,
@@ -142,9 +143,10 @@ fn protocol_messages_of_somebody_who_is_nobody() {
                 unacquirable: Vec::new(),
             });
             for message in [ping, pong] {
-                attacker
-                    .transport
-                    .send_datagram(&peer(&world, n), encode_datagram(&message));
+                attacker.transport.send_datagram(
+                    &peer(&world, n),
+                    encode_datagram(&message, funk::versions::NEWEST),
+                );
             }
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -218,6 +220,7 @@ fn a_node_of_another_cluster_name_is_refused() {
         let cluster = "other".parse().unwrap();
         let _incoming = transport
             .start(LocalNode {
+                versions: funk::versions::VersionRange::SPOKEN,
                 cluster,
                 instance,
                 kind: PeerKind::Node,

@@ -141,7 +141,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
                     Message::Pong(_) => "pong",
                     Message::Bootstrap(_) => "bootstrap",
                 };
-                let bytes = encode_datagram(message).to_vec();
+                let bytes = encode_datagram(message, funk::versions::NEWEST).to_vec();
                 let name = format!("{kind}-{}", bytes.len());
                 let of_kind = seen
                     .iter()

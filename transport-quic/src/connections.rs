@@ -263,6 +263,7 @@ mod tests {
     fn fake(node: &str, boot: u64, dialed_here: bool, dial: u64, port: u16) -> Arc<Fake> {
         Arc::new(Fake {
             peer: Peer {
+                version: funk::versions::NEWEST,
                 instance: Instance {
                     node: id(node),
                     boot: BootId(boot),

@@ -381,13 +381,13 @@ impl Endpoint {
         let theirs = Hello::read(&mut recv)
             .await
             .map_err(|error| refused(Refusal::BadHello(error)))?;
-        let kind = self.check(&quic, &theirs).map_err(refused)?;
+        let (kind, version) = self.check(&quic, &theirs).map_err(refused)?;
         let origin = Origin {
             dialed_here: true,
             dial,
         };
         let link = self
-            .admit(&quic, theirs.instance, kind, origin)
+            .admit(&quic, theirs.instance, kind, version, origin)
             .map_err(refused);
         unfinished.finish();
         link
@@ -433,13 +433,13 @@ impl Endpoint {
         let theirs = Hello::read(&mut recv)
             .await
             .map_err(|error| refused(Refusal::BadHello(error)))?;
-        let kind = self.check(&quic, &theirs).map_err(refused)?;
+        let (kind, version) = self.check(&quic, &theirs).map_err(refused)?;
         let origin = Origin {
             dialed_here: false,
             dial: theirs.dial,
         };
         let hello = self.hello(theirs.dial).encode();
-        self.admit(&quic, theirs.instance, kind, origin)
+        self.admit(&quic, theirs.instance, kind, version, origin)
             .map_err(refused)?;
         // Only now: the hello tells the peer that it was admitted. If it is lost, so is the connection.
         let _ = send.write_all(&hello).await;
@@ -455,12 +455,13 @@ impl Endpoint {
             cluster: self.local.cluster.clone(),
             instance: self.local.instance.clone(),
             dial,
+            versions: self.local.versions,
         }
     }
 
     /// Compares what the peer says of itself with its certificate and with us. Whether it is a node or a client
-    /// stands in the certificate alone.
-    fn check(&self, quic: &Connection, theirs: &Hello) -> Result<PeerKind, Refusal> {
+    /// stands in the certificate alone. Also answers which version the two speak.
+    fn check(&self, quic: &Connection, theirs: &Hello) -> Result<(PeerKind, u8), Refusal> {
         let local = &self.local.instance;
         let proven = proven_name(quic, &*self.mapping);
         let kind = match &proven {
@@ -490,7 +491,13 @@ impl Endpoint {
                 our_cluster: self.local.cluster.clone(),
             });
         }
-        Ok(kind)
+        let common = self.local.versions.common(theirs.versions);
+        let version = common.map_err(|none| Refusal::Version {
+            theirs: theirs.instance.clone(),
+            ours: local.clone(),
+            none,
+        })?;
+        Ok((kind, version))
     }
 
     /// Takes up a connection, serves it from now on, and hands it to whoever waits for one.
@@ -499,6 +506,7 @@ impl Endpoint {
         quic: &Connection,
         instance: Instance,
         kind: PeerKind,
+        version: u8,
         origin: Origin,
     ) -> Result<Arc<Link>, Refusal> {
         let addr = canonical(quic.remote_address());
@@ -506,6 +514,7 @@ impl Endpoint {
         let peer = Peer {
             instance,
             kind,
+            version,
             addr,
         };
         if kind == PeerKind::Client {

@@ -9,12 +9,17 @@
 //! node name:     length u8, bytes
 //! boot id:       u64
 //! dial number:   u64     counts the dials of this run; of two connections one way, the later one is kept
+//! oldest, newest version of the protocol that it speaks: u8 each
 //! anything else: ignored, for later versions
 //! ```
+//!
+//! These fields stand in this order in every version of the protocol, or nodes could not tell each other that they
+//! have none in common.
 //!
 //! The address that peers listen on is not in it: there is one socket, and packets come from that address.
 
 use funk::ids::{BootId, ClusterName, Instance, NodeId};
+use funk::versions::VersionRange;
 
 /// Longest hello, without its length: two names, two numbers and room for later fields.
 pub(crate) const MAX_HELLO_BYTES: usize = 512;
@@ -26,6 +31,8 @@ pub(crate) struct Hello {
     pub(crate) instance: Instance,
     /// Number of this dial in the run of the dialling side; the answering side repeats it.
     pub(crate) dial: u64,
+    /// The versions of the protocol that it speaks.
+    pub(crate) versions: VersionRange,
 }
 
 /// Why a hello could not be read.
@@ -51,6 +58,7 @@ impl Hello {
         }
         body.extend_from_slice(&self.instance.boot.0.to_be_bytes());
         body.extend_from_slice(&self.dial.to_be_bytes());
+        body.extend([self.versions.oldest, self.versions.newest]);
         let mut frame = (body.len() as u16).to_be_bytes().to_vec();
         frame.append(&mut body);
         frame
@@ -64,10 +72,12 @@ impl Hello {
         let node = NodeId::new(node).map_err(|_| HelloError::Name)?;
         let boot = BootId(number(&mut body)?);
         let dial = number(&mut body)?;
+        let [oldest, newest] = [take(&mut body, 1)?[0], take(&mut body, 1)?[0]];
         Ok(Self {
             cluster,
             instance: Instance { node, boot },
             dial,
+            versions: VersionRange { oldest, newest },
         })
     }
 
@@ -124,12 +134,17 @@ mod tests {
                 boot: BootId(0x0102_0304_0506_0708),
             },
             dial: 9,
+            versions: VersionRange {
+                oldest: 1,
+                newest: 3,
+            },
         }
     }
 
     #[test]
     fn the_bytes_are_fixed() {
-        let expected = b"\x00\x18\x04test\x02n1\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x09";
+        let expected =
+            b"\x00\x1a\x04test\x02n1\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x09\x01\x03";
         assert_eq!(hello().encode(), expected);
         assert_eq!(Hello::decode(&expected[2..]).unwrap(), hello());
     }
@@ -160,6 +175,10 @@ mod tests {
                 boot: BootId(u64::MAX),
             },
             dial: u64::MAX,
+            versions: VersionRange {
+                oldest: 0,
+                newest: u8::MAX,
+            },
         };
         let bytes = hello.encode();
         assert!(bytes.len() <= MAX_HELLO_BYTES + 2);

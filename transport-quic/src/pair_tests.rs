@@ -33,6 +33,7 @@ impl Node {
         let addr = "127.0.0.1:0".parse().unwrap();
         let transport = QuicTransport::bind(addr, credentials, config).unwrap();
         let local = LocalNode {
+            versions: funk::versions::VersionRange::SPOKEN,
             cluster: ClusterName::new("test").unwrap(),
             instance: Instance {
                 node: name.clone(),

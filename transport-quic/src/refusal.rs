@@ -1,6 +1,7 @@
 //! Why connections are refused or end, in words that say what to do, and as codes on the wire.
 
 use funk::ids::{BootId, ClusterName, Instance};
+use funk::versions::NoCommonVersion;
 use quinn::{ConnectionError, VarInt};
 
 use crate::hello::HelloError;
@@ -23,6 +24,9 @@ pub(crate) const BAD_HELLO: u32 = 7;
 pub(crate) const BUSY: u32 = 9;
 /// The introduction took too long for the side that closes.
 pub(crate) const GIVEN_UP: u32 = 10;
+
+/// The two have no version of the protocol in common.
+pub(crate) const OTHER_VERSION: u32 = 11;
 
 /// Application error code of a stream half that was dropped before its end.
 pub(crate) const ABANDONED: VarInt = VarInt::from_u32(8);
@@ -59,6 +63,12 @@ pub(crate) enum Refusal {
     SameName { ours: Instance, theirs: Instance },
     #[error("{theirs} is an old run: run {known} of that node is known; stop the old process")]
     StaleRun { theirs: Instance, known: BootId },
+    #[error("{theirs} and {ours} (this node) do not understand each other: {none}")]
+    Version {
+        theirs: Instance,
+        ours: Instance,
+        none: NoCommonVersion,
+    },
     #[error("{0}")]
     BadHello(HelloError),
     #[error("this is the node itself")]
@@ -73,6 +83,7 @@ impl Refusal {
             Self::SameName { ours, theirs } if theirs.boot < ours.boot => STALE_RUN,
             Self::Cluster { .. } | Self::Name { .. } | Self::SameName { .. } => WRONG_NAME,
             Self::StaleRun { .. } => STALE_RUN,
+            Self::Version { .. } => OTHER_VERSION,
             Self::BadHello(_) => BAD_HELLO,
             Self::Myself => MYSELF,
             Self::TooManyClients => BUSY,
@@ -146,7 +157,7 @@ impl From<&ConnectionError> for Failure {
             ConnectionError::ApplicationClosed(close) => {
                 let reason = String::from_utf8_lossy(&close.reason);
                 match u32::try_from(close.error_code.into_inner()) {
-                    Ok(WRONG_NAME | BAD_HELLO) => {
+                    Ok(WRONG_NAME | BAD_HELLO | OTHER_VERSION) => {
                         Self::Refused(format!("the peer refused us: {reason}"))
                     }
                     Ok(STALE_RUN | REPLACED) => Self::Superseded {
@@ -231,7 +242,16 @@ mod tests {
     #[test]
     fn every_code_means_one_thing() {
         let codes = [
-            GOODBYE, SPARE, REPLACED, MYSELF, WRONG_NAME, STALE_RUN, BAD_HELLO, BUSY, GIVEN_UP,
+            GOODBYE,
+            SPARE,
+            REPLACED,
+            MYSELF,
+            WRONG_NAME,
+            STALE_RUN,
+            BAD_HELLO,
+            BUSY,
+            GIVEN_UP,
+            OTHER_VERSION,
         ];
         let numbers: BTreeSet<u64> = codes.into_iter().map(u64::from).collect();
         assert_eq!(numbers.len(), codes.len());
@@ -244,7 +264,14 @@ mod tests {
         assert!(is_peers_close(&closed(GOODBYE)));
         assert!(is_peers_close(&closed(0)), "the process dropped it");
         for code in [
-            SPARE, BUSY, GIVEN_UP, WRONG_NAME, STALE_RUN, REPLACED, MYSELF,
+            SPARE,
+            BUSY,
+            GIVEN_UP,
+            WRONG_NAME,
+            STALE_RUN,
+            REPLACED,
+            MYSELF,
+            OTHER_VERSION,
         ] {
             assert!(!is_peers_close(&closed(code)), "{code}");
         }

@@ -134,6 +134,7 @@ async fn a_client_starts_with_a_clients_certificate_only() {
         let transport =
             QuicTransport::bind(common::loopback(), credentials, QuicConfig::default()).unwrap();
         let client = LocalNode {
+            versions: funk::versions::VersionRange::SPOKEN,
             kind: PeerKind::Client,
             ..local("test", "cli", 1)
         };

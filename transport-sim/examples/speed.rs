@@ -22,6 +22,7 @@ const MEASURED: Duration = Duration::from_secs(500);
 async fn idle(node: SimNode, opened: Rc<Cell<usize>>) -> turmoil::Result {
     let transport = node.transport().await?;
     let mut incoming = transport.start(LocalNode {
+        versions: funk::versions::VersionRange::SPOKEN,
         kind: PeerKind::Node,
         cluster: ClusterName::new("speed")?,
         instance: Instance {

@@ -3,6 +3,7 @@
 use bytes::{Buf, BufMut};
 use funk::ids::{BootId, ClusterName, Instance, NodeId};
 use funk::transport::PeerKind;
+use funk::versions::VersionRange;
 
 /// Version of the simulated transport's own format.
 const VERSION: u8 = 1;
@@ -18,6 +19,8 @@ pub(crate) struct Hello {
     pub(crate) cluster: ClusterName,
     pub(crate) instance: Instance,
     pub(crate) kind: PeerKind,
+    /// The versions of the protocol that the speaker speaks.
+    pub(crate) versions: VersionRange,
     /// Port at which the speaker listens.
     pub(crate) port: u16,
     /// The name that the other must have, if it is known.
@@ -27,6 +30,7 @@ pub(crate) struct Hello {
 impl Hello {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION, u8::from(self.kind == PeerKind::Client)];
+        bytes.put_slice(&[self.versions.oldest, self.versions.newest]);
         bytes.put_u64_le(self.instance.boot.0);
         bytes.put_u16_le(self.port);
         let expected = self.expected.as_ref().map_or("", NodeId::as_str);
@@ -48,6 +52,10 @@ impl Hello {
             1 => PeerKind::Client,
             _ => return None,
         };
+        let versions = VersionRange {
+            oldest: bytes.try_get_u8().ok()?,
+            newest: bytes.try_get_u8().ok()?,
+        };
         let boot = BootId(bytes.try_get_u64_le().ok()?);
         let port = bytes.try_get_u16_le().ok()?;
         let cluster = ClusterName::new(name(bytes)?).ok()?;
@@ -60,6 +68,7 @@ impl Hello {
             cluster,
             instance: Instance { node, boot },
             kind,
+            versions,
             port,
             expected,
         })
@@ -111,6 +120,10 @@ mod tests {
                     boot: BootId(7),
                 },
                 kind: PeerKind::Client,
+                versions: VersionRange {
+                    oldest: 1,
+                    newest: 3,
+                },
                 port: 7_000,
                 expected,
             };

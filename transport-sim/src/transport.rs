@@ -151,6 +151,7 @@ impl Inner {
             cluster: running.local.cluster.clone(),
             instance: running.local.instance.clone(),
             kind: running.local.kind,
+            versions: running.local.versions,
             port: self.addr.port(),
             expected,
         })
@@ -223,7 +224,10 @@ impl Inner {
         if let Some(expected) = expected.filter(|expected| **expected != ours.instance.node) {
             return Err(format!("this is {}, not {expected}", ours.instance.node));
         }
+        let common = ours.versions.common(hello.versions);
+        let version = common.map_err(|none| none.to_string())?;
         let peer = Peer {
+            version,
             instance: hello.instance.clone(),
             kind: hello.kind,
             addr: SocketAddr::new(ip, hello.port),

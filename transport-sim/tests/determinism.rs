@@ -37,6 +37,7 @@ fn payload(node: &SimNode, most: usize) -> Bytes {
 async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
     let transport = node.transport().await?;
     let mut incoming = transport.start(LocalNode {
+        versions: funk::versions::VersionRange::SPOKEN,
         kind: PeerKind::Node,
         cluster: ClusterName::new("chat")?,
         instance: Instance {
@@ -54,7 +55,13 @@ async fn chat(node: SimNode, tally: Rc<RefCell<Tally>>) -> turmoil::Result {
                 Incoming::Stream { stream, .. } => {
                     let environment = environment.clone();
                     node.environment.spawn(async move {
-                        let accepted = accept(&environment, stream, CALL_DEADLINE).await;
+                        let accepted = accept(
+                            &environment,
+                            stream,
+                            funk::versions::VersionRange::SPOKEN,
+                            CALL_DEADLINE,
+                        )
+                        .await;
                         let Ok((_, stream)) = accepted else { return };
                         let echo = |request| async move { request };
                         let _ =

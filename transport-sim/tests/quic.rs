@@ -383,6 +383,7 @@ fn a_host_has_certificates_for_its_own_name_and_its_clients_are_known_as_such() 
 
 fn local(kind: PeerKind, node: &NodeId) -> LocalNode {
     LocalNode {
+        versions: funk::versions::VersionRange::SPOKEN,
         kind,
         cluster: ClusterName::new("faults").unwrap(),
         instance: Instance {

@@ -106,7 +106,7 @@ impl Driver {
                         self.members_changed = true;
                     }
                 }
-                Wake::Datagram(from, bytes) => match decode_datagram(&bytes) {
+                Wake::Datagram(from, bytes) => match decode_datagram(&bytes, self.node.versions) {
                     Ok(message) => self.handle(Input::Message { from, message }),
                     Err(error) => {
                         self.node.counters.add("malformed datagrams");
@@ -263,9 +263,9 @@ impl Driver {
     async fn execute(&mut self, output: Output) {
         match output {
             Output::Send { to, message } => {
-                self.node
-                    .transport
-                    .send_datagram(&to, encode_datagram(&message));
+                let version = self.engine.version_with(to.node.as_ref());
+                let datagram = encode_datagram(&message, version);
+                self.node.transport.send_datagram(&to, datagram);
             }
             Output::PullTags {
                 from,
@@ -394,6 +394,7 @@ impl Driver {
         let Some(raft) = &self.raft else { return false };
         let failure = raft.device.failure().borrow().clone();
         if let Some(reason) = &failure {
+            self.node.failure.store(Some(Arc::new(reason.clone())));
             tracing::error!(node = %self.node.instance, %reason, "the node stops");
         }
         failure.is_some()
@@ -406,7 +407,8 @@ impl Driver {
             && shown.role == self.engine.role()
             && shown.leader.as_ref() == self.engine.leader()
             && shown.term == self.engine.term()
-            && shown.cluster == self.engine.cluster();
+            && shown.cluster == self.engine.cluster()
+            && shown.cluster_version == self.engine.cluster_version();
         if same && !self.members_changed {
             return;
         }
@@ -426,6 +428,7 @@ impl Driver {
             members,
             voters: self.engine.voters(),
             tags,
+            cluster_version: self.engine.cluster_version(),
         }));
     }
 

@@ -47,6 +47,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
     };
     let transport = checked.transport;
     let incoming = transport.start(LocalNode {
+        versions: checked.versions,
         kind: crate::transport::PeerKind::Node,
         cluster: checked.cluster.clone(),
         instance: instance.clone(),
@@ -63,6 +64,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         }
     };
     let config = EngineConfig {
+        versions: checked.versions,
         cluster: checked.cluster.clone(),
         instance: instance.clone(),
         addr,
@@ -81,6 +83,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         MemberKind::Voter | MemberKind::NonVoter => {
             let state = SharedState::new(checked.state);
             let config = RaftConfig {
+                versions: checked.versions,
                 instance: instance.clone(),
                 store,
                 timing: checked.timing.clone(),
@@ -120,6 +123,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
     let (commands_sender, commands) = mpsc::unbounded_channel();
     let (drained_sender, drained) = mpsc::unbounded_channel();
     let node = Arc::new(Node {
+        versions: checked.versions,
         cluster: checked.cluster,
         instance,
         addr,
@@ -142,6 +146,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         proposals: Semaphore::new(MAX_PROPOSALS_IN_FLIGHT),
         counters: SharedCounters::default(),
         stopped: AtomicBool::new(false),
+        failure: ArcSwapOption::empty(),
     });
     let (datagrams_sender, datagrams) = mpsc::channel(DATAGRAM_QUEUE);
     environment.spawn(streams::receive(

@@ -81,7 +81,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 async fn try_serve(node: &Arc<Node>, from: &Peer, stream: Stream) -> Result<(), Error> {
     let environment = &node.environment;
-    let (kind, mut stream) = wire::accept(environment, stream, TRANSFER_WITHIN).await?;
+    let (kind, mut stream) =
+        wire::accept(environment, stream, node.versions, TRANSFER_WITHIN).await?;
     if from.kind == PeerKind::Client && !kind.is_for_clients() {
         let what = format!("a {kind:?} stream");
         refuse_client(node, from, &what, "streams of clients refused");

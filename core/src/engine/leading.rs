@@ -18,6 +18,7 @@ use crate::log_message::LogMessage;
 use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
 use crate::timing::Timing;
+use crate::versions::VersionRange;
 
 /// Longest back-off for a shard whose owner does not drain (rule P4).
 const DRAIN_BACKOFF_MAX: Duration = Duration::from_secs(300);
@@ -36,6 +37,10 @@ pub(super) struct Context<'a> {
     pub(super) may_own: bool,
     /// Shards of a new cluster.
     pub(super) shards: u32,
+    /// The versions of the protocol that this node speaks.
+    pub(super) versions: VersionRange,
+    /// The version that the cluster has reached.
+    pub(super) version: u8,
     pub(super) voters: usize,
     pub(super) committed: &'a ShardMap,
     pub(super) pending: Option<&'a Pending>,
@@ -124,6 +129,8 @@ pub(super) struct Leading {
     changing_members: bool,
     /// When a configuration change may be tried again: the last one was refused.
     change_members_at: Time,
+    /// It speaks a newer version than some member, which was counted.
+    holds_version_back: bool,
     /// Earliest time at which waiting alone changes what is to be done.
     wake_at: Option<Time>,
 }
@@ -152,6 +159,7 @@ impl Leading {
             avoid: BTreeMap::new(),
             changing_members: false,
             change_members_at: now,
+            holds_version_back: false,
             wake_at: None,
         }
     }
@@ -218,6 +226,11 @@ impl Leading {
     }
 
     pub(super) fn handle_void(&mut self) {
+        self.in_flight = None;
+        self.reconsider = true;
+    }
+
+    pub(super) fn handle_version_raised(&mut self) {
         self.in_flight = None;
         self.reconsider = true;
     }
@@ -335,6 +348,7 @@ impl Leading {
             self.in_flight = None;
         }
         match cx.pending {
+            _ if self.raise_version(cx, out, counters) => {}
             // P5: acknowledgements given to another leader do not count here.
             Some(pending) if pending.term != self.term => self.propose(cx, "a new leader", out),
             Some(pending) => self.drive_pending(cx, pending, out, counters),
@@ -790,6 +804,35 @@ impl Leading {
         assignment
     }
 
+    /// Proposes that the cluster reaches the newest version that all speak; whether it did.
+    ///
+    /// This is the only place where the version rises, and nothing of a later one is ever proposed: see `send`.
+    fn raise_version(
+        &mut self,
+        cx: &Context<'_>,
+        out: &mut VecDeque<Output>,
+        counters: &mut Counters,
+    ) -> bool {
+        let wanted = cx.versions.newest;
+        if wanted <= cx.version {
+            return false;
+        }
+        let spoken = spoken_by_all(cx);
+        let version = if mutated(Mutant::VersionRaisedEarly) {
+            wanted
+        } else {
+            wanted.min(spoken)
+        };
+        if version < wanted && !std::mem::replace(&mut self.holds_version_back, true) {
+            counters.add("versions held back until all members speak them");
+        }
+        if version <= cx.version {
+            return false;
+        }
+        self.send(cx, LogMessage::VersionRaised { version }, out);
+        true
+    }
+
     /// Proposes the next map, computed from the committed one. It supersedes whatever is pending (rule P2).
     fn propose(&mut self, cx: &Context<'_>, reason: &str, out: &mut VecDeque<Output>) {
         let wanted = self.wanted(cx);
@@ -898,6 +941,23 @@ impl Leading {
             out.push_back(Output::ChangeMembers(change));
         }
     }
+}
+
+/// The newest version that every raft member and every owner of shards speaks, as far as gossip knows them: one that it
+/// does not know may be of any release. Members that are down count like the others, for they may come back.
+fn spoken_by_all(cx: &Context<'_>) -> u8 {
+    let raft = cx.raft.members.keys().map(|id| &id.node);
+    let pending = cx.pending.map(|pending| pending.map.members());
+    let maps = [Some(cx.committed.members()), pending];
+    let owners = maps.into_iter().flatten().flatten();
+    let spoken = |node: &NodeId| {
+        let member = cx.members.get(node);
+        member.map_or(cx.versions.oldest, |member| member.versions.newest)
+    };
+    raft.chain(owners.map(|member| &member.instance.node))
+        .map(spoken)
+        .min()
+        .unwrap_or(cx.versions.oldest)
 }
 
 fn names(map: &ShardMap, node: &NodeId) -> bool {

@@ -22,6 +22,7 @@ pub(super) fn membership_config(config: &EngineConfig) -> MembershipConfig {
         kind: config.kind,
         expect: config.bootstrap_expect,
         tags: config.tags.clone(),
+        versions: config.versions,
         timing: MembershipTiming {
             probe: config.timing.gossip_probe,
             suspect: config.timing.gossip_suspect,

@@ -49,6 +49,7 @@ use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
 use crate::timing::Timing;
 use crate::transport::Peer;
+use crate::versions::{self, VersionRange};
 use bootstrap::Bootstrap;
 use leading::{Context, Leading};
 use lease::Lease;
@@ -86,6 +87,8 @@ pub struct EngineConfig {
     pub timing: Timing,
     /// Tags to begin with.
     pub tags: Tags,
+    /// The versions of the protocol that it speaks.
+    pub versions: VersionRange,
 }
 
 /// One node's protocol. See the [module](self) for its use.
@@ -113,6 +116,8 @@ pub struct Engine {
     leading: Option<Leading>,
     raft: RaftMembers,
 
+    /// The version that the cluster has reached, by the log.
+    version: u8,
     committed: Arc<ShardMap>,
     pending: Option<Pending>,
     lease: Lease,
@@ -154,6 +159,7 @@ impl Engine {
             terms_of: None,
             leading: None,
             raft: RaftMembers::default(),
+            version: versions::FIRST,
             committed: Arc::default(),
             pending: None,
             lease: Lease::default(),
@@ -253,6 +259,21 @@ impl Engine {
     /// Every node that gossip knows, this one too.
     pub fn members(&self) -> &BTreeMap<NodeId, Member> {
         self.membership.members()
+    }
+
+    /// The version that the cluster has reached: nothing newer is written into its log. A node that takes part in no
+    /// log does not learn it and shows [`FIRST`](versions::FIRST).
+    pub fn cluster_version(&self) -> u8 {
+        self.version
+    }
+
+    /// The version in which this node talks to another one: the highest that both know, as gossip has it; the oldest
+    /// that this node speaks, if that does not know the other yet.
+    pub fn version_with(&self, node: Option<&NodeId>) -> u8 {
+        let own = self.config.versions;
+        let member = node.and_then(|node| self.membership.members().get(node));
+        let common = member.and_then(|member| own.common(member.versions).ok());
+        common.unwrap_or(own.oldest)
     }
 
     /// The map in force.
@@ -565,6 +586,15 @@ impl Engine {
                     }
                 });
             }
+            Change::VersionRaised { version } => {
+                self.version = version;
+                self.counters.add("cluster versions raised");
+                self.with_leading(|leading, _, _, _| {
+                    if own {
+                        leading.handle_version_raised()
+                    }
+                });
+            }
             Change::App(_) => {}
         }
     }
@@ -581,6 +611,7 @@ impl Engine {
         if replicated.pending.is_some() {
             self.counters.add("snapshots installed during a change");
         }
+        self.version = self.version.max(replicated.version);
         let changed = replicated.committed.index() != self.committed.index();
         self.set_maps(replicated.committed, replicated.pending);
         if changed {
@@ -676,6 +707,8 @@ impl Engine {
             cluster: self.cluster,
             may_own: !self.leaving,
             shards: self.config.shards,
+            versions: self.config.versions,
+            version: self.version,
             voters: self.config.voters,
             committed: &self.committed,
             pending: self.pending.as_ref(),

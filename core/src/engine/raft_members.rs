@@ -229,6 +229,7 @@ mod tests {
                 store: StoreId(store),
                 kind: MemberKind::Voter,
                 expect: 0,
+                versions: crate::versions::VersionRange::SPOKEN,
                 state: MemberState::Alive,
                 tag_version: 0,
                 tags: Arc::new(Tags::default()),

@@ -14,6 +14,7 @@ use super::shard_map::{Assignment, ShardMap, ack_set};
 use crate::ids::{Epoch, Instance, LogIndex, ShardId, Term};
 use crate::log_message::LogMessage;
 use crate::mutants::{Mutant, mutated};
+use crate::versions::FIRST;
 
 /// A proposal that is neither committed nor superseded.
 #[derive(Clone, PartialEq, Debug)]
@@ -27,7 +28,7 @@ pub struct Pending {
 }
 
 /// Maps and leader as the log has them.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Replicated {
     /// The map that is in force.
     pub committed: Arc<ShardMap>,
@@ -35,6 +36,19 @@ pub struct Replicated {
     pub pending: Option<Pending>,
     /// The last ready term and who led it (rule L4).
     pub opened: Option<(Term, Instance)>,
+    /// The version that the cluster has reached: nothing newer is in the log.
+    pub version: u8,
+}
+
+impl Default for Replicated {
+    fn default() -> Self {
+        Self {
+            committed: Arc::default(),
+            pending: None,
+            opened: None,
+            version: FIRST,
+        }
+    }
 }
 
 /// What an entry did.
@@ -59,6 +73,11 @@ pub enum Change {
         /// The map in force from now on.
         map: Arc<ShardMap>,
     },
+    /// The cluster has reached another version.
+    VersionRaised {
+        /// Nothing newer is in the log.
+        version: u8,
+    },
     /// The entry has no effect, by rule P1 or P2 or because it does not fit the map it is based on.
     Void(VoidReason),
     /// An application's entry: apply it, or refuse it because the shard's epoch is another (a stale token).
@@ -76,6 +95,8 @@ pub enum VoidReason {
     OtherBase,
     /// A proposal that cannot be decoded or does not fit the cluster.
     Unreadable,
+    /// A version that the cluster has reached already.
+    OldVersion,
 }
 
 /// A guarded entry came with another epoch than the committed map gives its shard.
@@ -102,6 +123,7 @@ struct Encoded {
     committed: Bytes,
     pending: Option<(Bytes, Term, Vec<Instance>)>,
     opened: Option<(Term, Instance)>,
+    version: u8,
 }
 
 impl Replicated {
@@ -123,6 +145,13 @@ impl Replicated {
             } => self.apply_proposal(index, term, *base, assignment),
             LogMessage::ShardMapCommitted { map, term: decided } => {
                 self.apply_commit(term, *map, *decided)
+            }
+            LogMessage::VersionRaised { version } if *version <= self.version => {
+                Change::Void(VoidReason::OldVersion)
+            }
+            LogMessage::VersionRaised { version } => {
+                self.version = *version;
+                Change::VersionRaised { version: *version }
             }
             LogMessage::App { shard, epoch, .. } => Change::App(self.check_guard(*shard, *epoch)),
         }
@@ -238,6 +267,7 @@ impl Replicated {
             committed: encode_map(&self.committed),
             pending,
             opened: self.opened.clone(),
+            version: self.version,
         };
         postcard::to_stdvec(&encoded)
             .expect("plain data always encodes")
@@ -272,6 +302,7 @@ impl Replicated {
             committed,
             pending,
             opened: encoded.opened,
+            version: encoded.version,
         })
     }
 }

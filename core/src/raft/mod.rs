@@ -39,6 +39,7 @@ use crate::state::ReplicatedState;
 use crate::time::Time;
 use crate::timing::Timing;
 use crate::transport::Peer;
+use crate::versions::VersionRange;
 
 mod change;
 mod compact;
@@ -88,6 +89,8 @@ pub(crate) struct RaftConfig {
     pub(crate) store: StoreId,
     /// All times.
     pub(crate) timing: Timing,
+    /// The versions of the protocol that it speaks: later entries are not applied.
+    pub(crate) versions: VersionRange,
     /// Entries between two snapshots; [`SNAPSHOT_EVERY`] unless there is a reason.
     pub(crate) snapshot_every: u64,
 }
@@ -189,6 +192,7 @@ impl RaftDevice {
             stores.clone(),
             facts.clone(),
             Arc::new(applied_sender),
+            config.versions,
         );
         let raft = Raft::new(
             me.clone(),

@@ -18,14 +18,12 @@ use super::types::{
 use crate::engine::Input;
 use crate::engine::replicated::{Change, Replicated};
 use crate::ids::{ClusterId, LogIndex, Term};
-use crate::log_message::LogMessage;
+use crate::log_message::{LogMessage, LogMessageError};
 use crate::mutants::{Mutant, mutated};
 use crate::state::{Applied, ReplicatedState};
+use crate::versions::{FIRST, VersionRange};
 
-/// Version of the snapshot format.
-const SNAPSHOT_VERSION: u8 = 1;
-
-/// What a snapshot holds, after its version byte. Openraft's membership is in it too, so that a snapshot file
+/// What a snapshot holds, after its version byte, which is the version that the cluster had reached. Openraft's membership is in it too, so that a snapshot file
 /// can be read without the transfer that brought it.
 #[derive(Serialize, Deserialize)]
 struct SnapshotBody {
@@ -42,6 +40,8 @@ pub(crate) struct StateMachine {
     facts: mpsc::UnboundedSender<Input>,
     /// How many entries have been applied: one more than the index of the last.
     applied: Arc<watch::Sender<u64>>,
+    /// What is of no later version can be applied.
+    versions: VersionRange,
 }
 
 struct State {
@@ -89,6 +89,7 @@ impl StateMachine {
         stores: Stores,
         facts: mpsc::UnboundedSender<Input>,
         applied: Arc<watch::Sender<u64>>,
+        versions: VersionRange,
     ) -> Self {
         let state = State {
             last_applied: None,
@@ -101,6 +102,7 @@ impl StateMachine {
             stores,
             facts,
             applied,
+            versions,
         }
     }
 
@@ -110,7 +112,7 @@ impl StateMachine {
 
     /// Applies an entry of the protocol or of the application, and tells the engine what it did.
     fn apply_normal(&self, id: &LogId, entry: &Entry) -> io::Result<Response> {
-        let message = entry.message().map_err(|error| {
+        let message = entry.message(self.versions).map_err(|error| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("entry {} of the log cannot be applied: {error}", id.index),
@@ -147,20 +149,21 @@ fn guarded<T>(what: &str, call: impl FnOnce() -> T) -> io::Result<T> {
     })
 }
 
-fn decode_snapshot(snapshot: &[u8]) -> io::Result<SnapshotBody> {
+fn decode_snapshot(snapshot: &[u8], versions: VersionRange) -> io::Result<SnapshotBody> {
     let (&version, body) = snapshot
         .split_first()
         .ok_or_else(|| unreadable("it is empty"))?;
-    if version != SNAPSHOT_VERSION {
-        return Err(unreadable(format!(
-            "version {version}; this release reads version {SNAPSHOT_VERSION}: upgrade this node"
-        )));
+    if version < FIRST || version > versions.newest {
+        return Err(unreadable(LogMessageError::UnknownVersion {
+            found: version,
+            newest: versions.newest,
+        }));
     }
     postcard::from_bytes(body).map_err(unreadable)
 }
 
-fn encode_snapshot(body: &SnapshotBody) -> io::Result<Bytes> {
-    let bytes = postcard::to_extend(body, vec![SNAPSHOT_VERSION]);
+fn encode_snapshot(body: &SnapshotBody, version: u8) -> io::Result<Bytes> {
+    let bytes = postcard::to_extend(body, vec![version]);
     Ok(bytes.map_err(io::Error::other)?.into())
 }
 
@@ -180,7 +183,7 @@ pub(super) fn fold(
         application,
     };
     if let Some(snapshot) = snapshot {
-        let body = decode_snapshot(snapshot)?;
+        let body = decode_snapshot(snapshot, VersionRange::SPOKEN)?;
         let application = &mut state.application;
         guarded("restore", || application.restore(body.application))?.map_err(unreadable)?;
         state.replicated = Replicated::decode(&body.replicated).map_err(unreadable)?;
@@ -190,16 +193,19 @@ pub(super) fn fold(
             continue;
         };
         let id = &entry.log_id;
-        let message = message.message().map_err(io::Error::other)?;
+        let message = message
+            .message(VersionRange::SPOKEN)
+            .map_err(io::Error::other)?;
         guarded("apply", || state.apply(index_of(id), term_of(id), &message))?;
     }
     let application = guarded("snapshot", || state.application.snapshot())?;
-    encode_snapshot(&SnapshotBody {
+    let body = SnapshotBody {
         cluster: Some(cluster),
         membership,
         replicated: state.replicated.encode(),
         application,
-    })
+    };
+    encode_snapshot(&body, state.replicated.version)
 }
 
 fn unreadable(error: impl std::fmt::Display) -> io::Error {
@@ -257,12 +263,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 last_membership: membership,
             },
             body,
+            version: state.replicated.version,
             stores: self.stores.clone(),
         }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
-        let body = decode_snapshot(&snapshot)?;
+        let body = decode_snapshot(&snapshot, self.versions)?;
         let own = self.stores.origin().map(|origin| origin.cluster);
         if own.is_some() && body.cluster.is_some() && own != body.cluster {
             return Err(unreadable("it is of another cluster"));
@@ -306,6 +313,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub(crate) struct Builder {
     meta: SnapshotMeta,
     body: io::Result<SnapshotBody>,
+    /// The version that the cluster had reached.
+    version: u8,
     stores: Stores,
 }
 
@@ -317,7 +326,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             Ok(body) => body,
             Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
         };
-        let bytes = encode_snapshot(body)?;
+        let bytes = encode_snapshot(body, self.version)?;
         let meta = self.meta.clone();
         let kept = KeptSnapshot {
             meta: meta.clone(),
@@ -370,14 +379,18 @@ mod tests {
             replicated: proposed().encode(),
             application: Bytes::new(),
         };
-        let bytes: Bytes = postcard::to_extend(&body, vec![SNAPSHOT_VERSION])
-            .unwrap()
-            .into();
+        let bytes: Bytes = encode_snapshot(&body, FIRST).unwrap();
         for (last, fits) in [(2, false), (3, true)] {
             let (facts, mut told) = mpsc::unbounded_channel();
             let applied = Arc::new(watch::channel(0).0);
             let stores = Stores::in_memory();
-            let mut machine = StateMachine::new(Box::new(NoState), stores, facts, applied);
+            let mut machine = StateMachine::new(
+                Box::new(NoState),
+                stores,
+                facts,
+                applied,
+                VersionRange::SPOKEN,
+            );
             let meta = SnapshotMeta {
                 last_log_id: Some(openraft::LogId {
                     leader_id: openraft::vote::leader_id_std::CommittedLeaderId::new(1),

@@ -158,6 +158,7 @@ impl RaftPeers for Link {
             );
             self.hub.trace.lock().unwrap().push(record);
             let from = Peer {
+                version: crate::versions::NEWEST,
                 instance: self.instance.clone(),
                 kind: crate::transport::PeerKind::Node,
                 addr: self.addr,
@@ -305,6 +306,7 @@ impl Cluster {
         };
         let (sender, facts) = mpsc::unbounded_channel();
         let config = RaftConfig {
+            versions: crate::versions::VersionRange::SPOKEN,
             instance: instance.clone(),
             store,
             timing: Timing::lan(),

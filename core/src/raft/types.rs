@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, LogIndex, RaftId, ShardId, Term};
 use crate::log_message::{LogMessage, LogMessageError};
+use crate::versions::VersionRange;
 
 openraft::declare_raft_types!(
     /// At most one leader a term (`leader_id_std`): terms name leaders in the protocol.
@@ -42,8 +43,9 @@ impl Entry {
         Self(message.encode())
     }
 
-    pub(super) fn message(&self) -> Result<LogMessage, LogMessageError> {
-        LogMessage::decode(&self.0)
+    /// What it says, to a program that speaks these versions.
+    pub(super) fn message(&self, versions: VersionRange) -> Result<LogMessage, LogMessageError> {
+        LogMessage::decode(&self.0, versions)
     }
 
     /// Bytes that it takes, frame and log id excluded.

@@ -24,11 +24,13 @@ use tokio::sync::mpsc;
 use super::{BoxFuture, Incoming, LocalNode, Peer, Stream, Transport};
 use crate::ids::{BootId, ClusterName, Instance, NodeId, PeerAddr};
 use crate::runtime::Environment;
+use crate::versions::VersionRange;
 
 mod datagrams;
 mod endings;
 mod identity;
 mod streams;
+mod versions;
 
 /// How long a case may take by the node's clock before it counts as hung. Generous: a loaded machine is not a bug.
 pub const HANG: Duration = Duration::from_secs(120);
@@ -121,6 +123,8 @@ cases! {
     identity::a_named_peer_that_is_somebody_else_is_refused,
     identity::a_name_is_checked_on_a_connection_that_exists,
     identity::another_cluster_is_refused,
+    versions::the_highest_version_in_common_is_spoken,
+    versions::without_a_version_in_common_both_are_told_which_the_other_speaks,
     identity::nobody_there_is_unreachable,
     identity::simultaneous_dials_both_succeed,
     identity::a_newer_run_replaces_an_older_one,
@@ -171,14 +175,37 @@ impl Node {
             node: name(node),
             boot: BootId(boot),
         };
+        let local = LocalNode {
+            versions: VersionRange::SPOKEN,
+            kind: crate::transport::PeerKind::Node,
+            cluster: ClusterName::new(cluster).expect("a name of the suite"),
+            instance,
+        };
+        Self::start_local(fixture, local, addr).await
+    }
+
+    /// One that speaks these versions of the protocol.
+    async fn start_speaking(fixture: &dyn Fixture, node: &str, oldest: u8, newest: u8) -> Self {
+        let local = LocalNode {
+            versions: VersionRange { oldest, newest },
+            kind: crate::transport::PeerKind::Node,
+            cluster: ClusterName::new("conformance").expect("a name of the suite"),
+            instance: Instance {
+                node: name(node),
+                boot: BootId(1),
+            },
+        };
+        Self::start_local(fixture, local, None).await
+    }
+
+    async fn start_local(
+        fixture: &dyn Fixture,
+        local: LocalNode,
+        addr: Option<SocketAddr>,
+    ) -> Self {
+        let instance = local.instance.clone();
         let transport = fixture.bind(&instance.node, addr).await;
-        let incoming = transport
-            .start(LocalNode {
-                kind: crate::transport::PeerKind::Node,
-                cluster: ClusterName::new(cluster).expect("a name of the suite"),
-                instance: instance.clone(),
-            })
-            .expect("the transport starts");
+        let incoming = transport.start(local).expect("the transport starts");
         Self {
             transport,
             instance,
@@ -204,6 +231,7 @@ impl Node {
 
     fn as_peer(&self) -> Peer {
         Peer {
+            version: crate::versions::NEWEST,
             instance: self.instance.clone(),
             kind: crate::transport::PeerKind::Node,
             addr: self.transport.local_addr(),

@@ -263,7 +263,10 @@ impl State {
             self.tell_superseded(from, by);
         }
         let stale = superseded || self.is_stale(from, &callee_local.instance);
-        let (reason, both) = if callee_local.cluster != caller_local.cluster {
+        let spoken = caller_local.versions.common(callee_local.versions);
+        let (reason, both) = if let Err(none) = spoken {
+            (none.to_string(), true)
+        } else if callee_local.cluster != caller_local.cluster {
             (format!("its cluster is {}", callee_local.cluster), true)
         } else if to
             .node
@@ -342,10 +345,13 @@ impl State {
         streams.filter_map(|stream| stream.pipes.upgrade())
     }
 
-    fn peer(&self, id: u64) -> Option<Peer> {
+    /// The node as the other one sees it.
+    fn peer(&self, id: u64, other: u64) -> Option<Peer> {
         let node = self.nodes.get(&id)?;
         let local = &node.running.as_ref()?.local;
+        let others = self.running(other)?.local.versions;
         Some(Peer {
+            version: local.versions.common(others).ok()?,
             instance: local.instance.clone(),
             kind: local.kind,
             addr: node.addr,
@@ -360,9 +366,13 @@ impl State {
         } else {
             None
         };
-        let delivered = reached.zip(self.peer(from)).map(|(id, from)| {
-            let incoming = Incoming::Datagram { from, payload };
-            let sent = self.running(id).map(|to| to.incoming.try_send(incoming));
+        let delivered = reached.map(|id| {
+            let incoming = self
+                .peer(from, id)
+                .map(|from| Incoming::Datagram { from, payload });
+            let sent = incoming
+                .zip(self.running(id))
+                .map(|(incoming, to)| to.incoming.try_send(incoming));
             (id, matches!(sent, Some(Ok(()))))
         });
         match delivered {
@@ -376,7 +386,10 @@ impl State {
     fn connect(&mut self, from: u64, to: &PeerAddr) -> Result<Connected, Obstacle> {
         let id = self.meet(from, to)?;
         let gone = || Obstacle::Error(TransportError::Closed);
-        let (opener, peer) = self.peer(from).zip(self.peer(id)).ok_or_else(gone)?;
+        let (opener, peer) = self
+            .peer(from, id)
+            .zip(self.peer(id, from))
+            .ok_or_else(gone)?;
         let (pipes, ours, theirs) = pipes::new();
         let end = |id, peer: &Peer| End {
             id,

@@ -204,7 +204,14 @@ mod tests {
             let mut left = self.answers;
             let environment = Environment::current();
             environment.clone().spawn(async move {
-                let (_, stream) = accept(&environment, theirs, PATIENCE).await.unwrap();
+                let (_, stream) = accept(
+                    &environment,
+                    theirs,
+                    crate::versions::VersionRange::SPOKEN,
+                    PATIENCE,
+                )
+                .await
+                .unwrap();
                 let echo = |request: Bytes| {
                     let goes_on = left > 0;
                     left = left.saturating_sub(1);
@@ -213,6 +220,7 @@ mod tests {
                 serve_all(&environment, stream, 100, PATIENCE, echo).await
             });
             let peer = Peer {
+                version: crate::versions::NEWEST,
                 instance: Instance {
                     node: NodeId::new("echo").unwrap(),
                     boot: BootId(1),

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::PROTOCOL_VERSION;
 use crate::engine::message::Message;
 use crate::limits::MAX_DATAGRAM_BYTES;
+use crate::versions::VersionRange;
 
 /// Kind bytes. They never change their meaning; a kind that goes leaves a gap. 0 is never used.
 const GOSSIP: u8 = 1;
@@ -25,8 +25,8 @@ pub enum WireError {
     /// A kind that this release does not have.
     #[error("datagram kind {0} is unknown")]
     UnknownKind(u8),
-    /// Another version of the protocol.
-    #[error("datagram of protocol version {0}; this release speaks {PROTOCOL_VERSION}")]
+    /// A version of the protocol that this node does not speak.
+    #[error("datagram of protocol version {0}, which this node does not speak")]
     UnknownVersion(u8),
     /// Larger than [`MAX_DATAGRAM_BYTES`].
     #[error("datagram of {0} bytes; at most {max} are allowed", max = MAX_DATAGRAM_BYTES)]
@@ -39,18 +39,18 @@ pub enum WireError {
     Malformed(String),
 }
 
-/// The message as bytes, at most [`MAX_DATAGRAM_BYTES`] because every message is bounded by its maker.
-pub fn encode_datagram(message: &Message) -> Bytes {
+/// The message as bytes in a version of the protocol that sender and receiver speak, at most [`MAX_DATAGRAM_BYTES`] because every message is bounded by its maker.
+pub fn encode_datagram(message: &Message, version: u8) -> Bytes {
     let encoded = match message {
         // Already bytes, and the datagram says how many.
         Message::Gossip(packet) => {
-            let mut bytes = header(GOSSIP);
+            let mut bytes = header(GOSSIP, version);
             bytes.extend_from_slice(packet);
             bytes
         }
-        Message::Ping(ping) => body(PING, ping),
-        Message::Pong(pong) => body(PONG, pong),
-        Message::Bootstrap(message) => body(BOOTSTRAP, message),
+        Message::Ping(ping) => body(PING, version, ping),
+        Message::Pong(pong) => body(PONG, version, pong),
+        Message::Bootstrap(message) => body(BOOTSTRAP, version, message),
     };
     debug_assert!(
         encoded.len() <= MAX_DATAGRAM_BYTES,
@@ -60,23 +60,23 @@ pub fn encode_datagram(message: &Message) -> Bytes {
     encoded.into()
 }
 
-fn header(kind: u8) -> Vec<u8> {
-    vec![kind, PROTOCOL_VERSION]
+fn header(kind: u8, version: u8) -> Vec<u8> {
+    vec![kind, version]
 }
 
-fn body(kind: u8, body: &impl Serialize) -> Vec<u8> {
-    postcard::to_extend(body, header(kind)).expect("plain data always encodes")
+fn body(kind: u8, version: u8, body: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(body, header(kind, version)).expect("plain data always encodes")
 }
 
-/// Reads what a peer sent. Never panics; every byte must belong to the message.
-pub fn decode_datagram(bytes: &[u8]) -> Result<Message, WireError> {
+/// Reads what a peer sent in one of the versions that this node speaks. Never panics; every byte must belong to the message.
+pub fn decode_datagram(bytes: &[u8], versions: VersionRange) -> Result<Message, WireError> {
     if bytes.len() > MAX_DATAGRAM_BYTES {
         return Err(WireError::TooLarge(bytes.len()));
     }
     let &[kind, version, ref content @ ..] = bytes else {
         return Err(WireError::Truncated(bytes.len()));
     };
-    if version != PROTOCOL_VERSION {
+    if !versions.contains(version) {
         return Err(WireError::UnknownVersion(version));
     }
     match kind {
@@ -100,11 +100,20 @@ fn parse<'a, T: Deserialize<'a>>(content: &'a [u8]) -> Result<T, WireError> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{decode_datagram as decode, encode_datagram as encode, *};
     use crate::engine::message::{Grant, Ping, Pong};
     use crate::ids::{BootId, ClusterId, LogIndex, ShardId, Term};
     use crate::limits::MAX_GOSSIP_BYTES;
     use crate::time::Time;
+    use crate::versions::NEWEST;
+
+    fn encode_datagram(message: &Message) -> Bytes {
+        encode(message, NEWEST)
+    }
+
+    fn decode_datagram(bytes: &[u8]) -> Result<Message, WireError> {
+        decode(bytes, VersionRange::SPOKEN)
+    }
 
     fn ping() -> Message {
         Message::Ping(Ping {
@@ -183,6 +192,22 @@ mod tests {
     }
 
     #[test]
+    fn each_version_of_the_range_is_read_and_no_other() {
+        let versions = VersionRange {
+            oldest: 2,
+            newest: 3,
+        };
+        for version in 0..=u8::MAX {
+            let read = decode(&encode(&ping(), version), versions);
+            let expected = match version {
+                2 | 3 => Ok(ping()),
+                other => Err(WireError::UnknownVersion(other)),
+            };
+            assert_eq!(read, expected);
+        }
+    }
+
+    #[test]
     fn no_prefix_of_a_message_is_a_message() {
         for message in [ping(), pong()] {
             let whole = encode_datagram(&message);
@@ -225,7 +250,7 @@ mod tests {
             kind in 0_u8..6,
             content in prop::collection::vec(any::<u8>(), 0..64),
         ) {
-            let mut bytes = vec![kind, PROTOCOL_VERSION];
+            let mut bytes = vec![kind, NEWEST];
             bytes.extend(content);
             if let Ok(message) = decode_datagram(&bytes) {
                 // Integers have longer spellings too, so compare the meaning and not the bytes.

@@ -22,5 +22,5 @@ pub use frame::{FrameError, read_frame, write_frame};
 pub use rpc::{Lost, NotSent, Rpc, RpcError, read_request, respond, serve};
 pub use stream::{AcceptError, StreamKind, accept};
 
-/// Version of the protocol: the second byte of every datagram and stream. Peers of another version are refused.
-pub const PROTOCOL_VERSION: u8 = 1;
+/// The newest version of the protocol that this program writes: the second byte of every datagram and stream.
+pub const PROTOCOL_VERSION: u8 = crate::versions::NEWEST;

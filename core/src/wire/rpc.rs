@@ -98,9 +98,13 @@ impl Rpc {
                 .open_stream(to)
                 .await
                 .map_err(NotSent::Transport)?;
-            write_frame_after(&mut *stream.send, &stream::header(kind), &request)
-                .await
-                .map_err(NotSent::Broken)?;
+            write_frame_after(
+                &mut *stream.send,
+                &stream::header(kind, peer.version),
+                &request,
+            )
+            .await
+            .map_err(NotSent::Broken)?;
             is_sent = true;
             // A peer that has answered already may refuse our end of the stream; its answer counts all the same.
             let _ = stream.send.shutdown().await;
@@ -125,7 +129,7 @@ impl Rpc {
     ) -> Result<(Peer, Stream), NotSent> {
         let open = async {
             let (peer, mut stream) = self.transport.open_stream(to).await?;
-            stream::begin(&mut stream, kind)
+            stream::begin(&mut stream, kind, peer.version)
                 .await
                 .map_err(|error| NotSent::Broken(error.into()))?;
             Ok((peer, stream))
@@ -235,6 +239,7 @@ mod tests {
                 let addr = to.addr;
                 let kind = crate::transport::PeerKind::Node;
                 let peer = Peer {
+                    version: crate::versions::NEWEST,
                     instance,
                     kind,
                     addr,
@@ -269,7 +274,14 @@ mod tests {
         let (rpc, theirs) = caller(1);
         let environment = Environment::system();
         let server = async {
-            let (kind, stream) = accept(&environment, theirs, PATIENCE).await.unwrap();
+            let (kind, stream) = accept(
+                &environment,
+                theirs,
+                crate::versions::VersionRange::SPOKEN,
+                PATIENCE,
+            )
+            .await
+            .unwrap();
             assert_eq!(kind, StreamKind::Call);
             let upper = |request: Bytes| async move { Bytes::from(request.to_ascii_uppercase()) };
             serve(&environment, stream, 100, PATIENCE, upper).await
@@ -345,9 +357,14 @@ mod tests {
         ] {
             let (rpc, mut theirs) = caller(100);
             let server = async {
-                let (_, stream) = accept(&Environment::system(), theirs, PATIENCE)
-                    .await
-                    .unwrap();
+                let (_, stream) = accept(
+                    &Environment::system(),
+                    theirs,
+                    crate::versions::VersionRange::SPOKEN,
+                    PATIENCE,
+                )
+                .await
+                .unwrap();
                 theirs = stream;
                 theirs.send.write_all(answer).await.unwrap();
                 theirs.send.shutdown().await.unwrap();

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::PROTOCOL_VERSION;
 use crate::runtime::Environment;
 use crate::transport::Stream;
+use crate::versions::VersionRange;
 
 /// What a stream is for: its first byte. Values never change their meaning; 0 is never used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -55,8 +55,8 @@ pub enum AcceptError {
     /// A kind that this release does not have.
     #[error("stream kind {0} is unknown")]
     UnknownKind(u8),
-    /// Another version of the protocol.
-    #[error("stream of protocol version {0}; this release speaks {PROTOCOL_VERSION}")]
+    /// A version of the protocol that this node does not speak.
+    #[error("stream of protocol version {0}, which this node does not speak")]
     UnknownVersion(u8),
     /// The peer opened it and then sent too little.
     #[error("the stream ended within its header")]
@@ -69,22 +69,23 @@ pub enum AcceptError {
     Broken(io::ErrorKind),
 }
 
-/// Writes the head of a stream that was just opened.
-pub async fn begin(stream: &mut Stream, kind: StreamKind) -> io::Result<()> {
-    stream.send.write_all(&header(kind)).await
+/// Writes the head of a stream that was just opened, in the version that is spoken with the peer.
+pub async fn begin(stream: &mut Stream, kind: StreamKind, version: u8) -> io::Result<()> {
+    stream.send.write_all(&header(kind, version)).await
 }
 
 /// The head of a stream: kind, version.
-pub(super) fn header(kind: StreamKind) -> [u8; 2] {
-    [kind as u8, PROTOCOL_VERSION]
+pub(super) fn header(kind: StreamKind, version: u8) -> [u8; 2] {
+    [kind as u8, version]
 }
 
-/// Reads the head of a stream that a peer opened, waiting at most `deadline` for it by the node's clock.
+/// Reads the head of a stream that a peer opened in one of the versions that this node speaks, waiting at most `deadline` for it by the node's clock.
 ///
 /// On an error the stream is dropped, which the opener sees as a reset.
 pub async fn accept(
     environment: &Environment,
     mut stream: Stream,
+    versions: VersionRange,
     deadline: Duration,
 ) -> Result<(StreamKind, Stream), AcceptError> {
     let mut head = [0; 2];
@@ -100,7 +101,7 @@ pub async fn accept(
         Some(Ok(_)) => {}
     }
     let [kind, version] = head;
-    if version != PROTOCOL_VERSION {
+    if !versions.contains(version) {
         return Err(AcceptError::UnknownVersion(version));
     }
     let kind = StreamKind::from_byte(kind).ok_or(AcceptError::UnknownKind(kind))?;
@@ -134,7 +135,7 @@ pub(super) mod tests {
                 opener.send.write_all(bytes).await.unwrap();
                 opener.send.shutdown().await.unwrap();
             },
-            accept(&environment, acceptor, PATIENCE),
+            accept(&environment, acceptor, VersionRange::SPOKEN, PATIENCE),
         );
         accepted.map(|(kind, _)| kind)
     }
@@ -152,7 +153,7 @@ pub(super) mod tests {
         ];
         for (byte, kind) in (1..).zip(kinds) {
             assert_eq!(accept_bytes(&[byte, 1]).await, Ok(kind));
-            assert_eq!(header(kind), [byte, 1]);
+            assert_eq!(header(kind, 1), [byte, 1]);
         }
     }
 
@@ -179,7 +180,7 @@ pub(super) mod tests {
         let (_opener, acceptor) = pair(8);
         let fast = Environment::simulated(1, 2.0, Duration::ZERO);
         let before = fast.monotonic();
-        let accepted = accept(&fast, acceptor, PATIENCE).await;
+        let accepted = accept(&fast, acceptor, VersionRange::SPOKEN, PATIENCE).await;
         assert_eq!(accepted.unwrap_err(), AcceptError::TimedOut);
         assert_eq!(fast.monotonic() - before, PATIENCE);
     }

@@ -15,7 +15,7 @@ use funk::transport::Transport;
 use funk::transport::memory::{MemoryNetwork, MemoryTransport};
 use funk::{
     Applied, Builder, Cluster, ReplicatedState, Request, RestoreError, Service, ServiceError,
-    ServiceRequest, Storage,
+    ServiceRequest, StartError, Storage,
 };
 
 /// Long enough for anything that ends at all.
@@ -142,6 +142,17 @@ impl World {
         storage: Storage,
         describe: impl FnOnce(Builder) -> Builder,
     ) -> &TestNode {
+        let started = self.try_start_with(n, storage, describe).await;
+        started.expect("the node starts")
+    }
+
+    /// The same for a node that may refuse to start.
+    pub async fn try_start_with(
+        &mut self,
+        n: u16,
+        storage: Storage,
+        describe: impl FnOnce(Builder) -> Builder,
+    ) -> Result<&TestNode, StartError> {
         let name = format!("n{n}");
         let addr = SocketAddr::from(([127, 0, 0, 1], 7_000 + n));
         let transport = self
@@ -165,7 +176,7 @@ impl World {
             .service(CounterService(counters.clone()))
             .state(counters.clone());
         let start = describe(builder).start();
-        let cluster = environment.scope(start).await.expect("the node starts");
+        let cluster = environment.scope(start).await?;
         let node = TestNode {
             cluster,
             environment,
@@ -174,7 +185,7 @@ impl World {
             storage,
         };
         self.nodes.insert(name.clone(), node);
-        &self.nodes[&name]
+        Ok(&self.nodes[&name])
     }
 
     pub async fn start(&mut self, n: u16) -> &TestNode {

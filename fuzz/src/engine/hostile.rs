@@ -420,7 +420,7 @@ impl HostileMessage {
                 let Some(message) = mail.get(usize::from(*which) % mail.len().max(1)) else {
                     return Bytes::new();
                 };
-                let mut bytes = encode_datagram(message).to_vec();
+                let mut bytes = encode_datagram(message, funk::versions::NEWEST).to_vec();
                 let len = bytes.len();
                 for &(at, by) in changes {
                     bytes[usize::from(at) % len] ^= by;
@@ -429,7 +429,7 @@ impl HostileMessage {
                 return bytes.into();
             }
         };
-        encode_datagram(&message)
+        encode_datagram(&message, funk::versions::NEWEST)
     }
 }
 

@@ -79,6 +79,7 @@ fn config(setup: &Setup, at: usize, count: usize, boot: BootId, store: StoreId) 
     let timings = [Timing::lan(), Timing::fast(), Timing::wan()];
     let settled = setup.settled;
     EngineConfig {
+        versions: funk::versions::VersionRange::SPOKEN,
         cluster: crate::wire::gossip_cluster(),
         instance: Instance {
             node: name(at as u8),
@@ -226,13 +227,13 @@ impl Seat {
     fn take(&mut self, output: Output, wanted: &mut Wanted) {
         match output {
             Output::Send { to, message } => {
-                let bytes = encode_datagram(&message);
+                let bytes = encode_datagram(&message, funk::versions::NEWEST);
                 assert!(bytes.len() <= MAX_DATAGRAM_BYTES, "{} bytes", bytes.len());
-                assert_eq!(decode_datagram(&bytes).as_ref(), Ok(&message));
+                assert_eq!(decode_datagram(&bytes, funk::versions::VersionRange::SPOKEN).as_ref(), Ok(&message));
                 wanted.sent.push((to, message));
             }
             Output::Propose { term, message } => {
-                assert_eq!(LogMessage::decode(&message.encode()).as_ref(), Ok(&message));
+                assert_eq!(LogMessage::decode(&message.encode(), funk::versions::VersionRange::SPOKEN).as_ref(), Ok(&message));
                 wanted.proposed.push((term, message));
             }
             Output::Initialise { cluster, members } => {

@@ -366,6 +366,7 @@ impl World {
         let to = self.seats.iter().position(is_there);
         let sender = &self.seats[mail.from];
         let from = Peer {
+            version: funk::versions::NEWEST,
             instance: sender.instance.clone(),
             kind: PeerKind::Node,
             addr: sender.addr(),
@@ -385,6 +386,7 @@ impl World {
         let right = run.map_or(1, |seat| seat.instance.boot.0);
         let boot = funk::ids::BootId(from.boot.at(right));
         Peer {
+            version: funk::versions::NEWEST,
             instance: Instance { node, boot },
             kind: PeerKind::Node,
             addr: addr(from.elsewhere.unwrap_or(from.node)),
@@ -408,7 +410,7 @@ impl World {
             gossip_head: &head,
         };
         let datagram = message.datagram(&truth, self.recent.make_contiguous());
-        let Ok(message) = decode_datagram(&datagram) else {
+        let Ok(message) = decode_datagram(&datagram, funk::versions::VersionRange::SPOKEN) else {
             return;
         };
         let (now, engine) = (self.now, &mut self.seats[to].engine);

@@ -33,6 +33,7 @@ impl World {
         };
         let (addr, rid) = (node.addr, node.rid);
         let config = EngineConfig {
+            versions: funk::versions::VersionRange::SPOKEN,
             cluster: ClusterName::new("sim").expect("a short lower-case name"),
             instance: instance.clone(),
             addr,
@@ -481,6 +482,7 @@ impl World {
         };
         let instance = process.instance.clone();
         let from = Peer {
+            version: funk::versions::NEWEST,
             instance,
             kind: funk::transport::PeerKind::Node,
             addr: self.nodes[at].addr,
@@ -532,6 +534,7 @@ impl World {
             LogMessage::ShardMapCommitted { map, .. } => (format!("to commit {map}"), Some(*map)),
             LogMessage::LeaderOpened { .. } => ("to open its term".to_owned(), None),
             LogMessage::App { .. } => ("an entry".to_owned(), None),
+            LogMessage::VersionRaised { version } => (format!("version {version}"), None),
         };
         let is_map = matches!(message, LogMessage::ProposedShardMap { .. });
         let Some(process) = self.process(at) else {

@@ -17,6 +17,7 @@ use funk::log_message::LogMessage;
 use funk::time::Time;
 use funk::timing::Timing;
 use funk::transport::{Peer, PeerKind};
+use funk::versions::{NEWEST, VersionRange};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -98,6 +99,7 @@ pub(super) fn instance(at: usize, boot: u64) -> Instance {
 
 fn config(at: usize, boot: u64, seeds: impl Iterator<Item = usize>) -> EngineConfig {
     EngineConfig {
+        versions: VersionRange::SPOKEN,
         cluster: ClusterName::new("bench").unwrap(),
         instance: instance(at, boot),
         addr: addr(at),
@@ -125,8 +127,7 @@ pub(super) fn candidate(at: usize, other: usize, now: Time) -> Engine {
     engine(config, at, now)
 }
 
-fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
-    let config = config(at, boot, (0..seats).filter(|&other| other != at));
+fn seat(config: EngineConfig, at: usize, now: Time) -> Seat {
     Seat {
         instance: config.instance.clone(),
         engine: engine(config, at, now),
@@ -154,7 +155,12 @@ impl Bench {
         let now = Time(1_000_000_000);
         let mut bench = Self {
             now,
-            seats: (0..seats).map(|at| seat(at, 1, now, seats)).collect(),
+            seats: (0..seats)
+                .map(|at| {
+                    let others = (0..seats).filter(|&other| other != at);
+                    seat(config(at, 1, others), at, now)
+                })
+                .collect(),
             log: Vec::new(),
             term: Term(0),
             leader: None,
@@ -255,9 +261,19 @@ impl Bench {
 
     /// Another run of the node, with the same store.
     pub(super) fn restart(&mut self, at: usize) {
+        let versions = self.seats[at].engine.config().versions;
+        self.upgrade(at, versions);
+    }
+
+    /// A restart as a release that speaks these versions.
+    pub(super) fn upgrade(&mut self, at: usize, versions: VersionRange) {
         let boot = self.seats[at].instance.boot.0 + 1;
         let (replica, applied) = (self.seats[at].replica.clone(), self.seats[at].applied);
-        self.seats[at] = seat(at, boot, self.now, self.seats.len());
+        let config = EngineConfig {
+            versions,
+            ..config(at, boot, (0..self.seats.len()).filter(|&other| other != at))
+        };
+        self.seats[at] = seat(config, at, self.now);
         (self.seats[at].replica, self.seats[at].applied) = (replica.clone(), applied);
         self.input(
             at,
@@ -383,6 +399,7 @@ impl Bench {
         for (from, to, message) in std::mem::take(&mut self.mail) {
             if self.seats[from].alive && !self.cut.contains(&(from, to)) {
                 let peer = Peer {
+                    version: NEWEST,
                     kind: PeerKind::Node,
                     instance: self.seats[from].instance.clone(),
                     addr: addr(from),

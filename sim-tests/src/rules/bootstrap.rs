@@ -78,6 +78,7 @@ impl Candidates {
 
 fn peer(at: usize) -> Peer {
     Peer {
+        version: funk::versions::NEWEST,
         instance: instance(at, 1),
         kind: PeerKind::Node,
         addr: addr(at),

@@ -32,6 +32,7 @@ pub(super) fn l0_a_clock_jump_ends_every_lease() {
 
 fn ping(bench: &mut Bench, term: Term, boot: u64, stamp: Time, map: LogIndex) {
     let from = Peer {
+        version: funk::versions::NEWEST,
         kind: PeerKind::Node,
         instance: bench.seats[0].instance.clone(),
         addr: "10.0.0.1:7000".parse().unwrap(),

@@ -240,3 +240,35 @@ fn takes(replica: &mut Replicated, index: u64, epoch: Epoch) -> bool {
     let change = replica.apply(LogIndex(index), Term(1), &entry);
     matches!(change, Change::App(Ok(())))
 }
+
+/// The cluster's version rises by an entry, when all members and owners speak the new one, and not earlier.
+pub(super) fn v1_the_version_rises_once_every_member_and_owner_speaks_it() {
+    let next = funk::versions::VersionRange {
+        oldest: funk::versions::OLDEST,
+        newest: funk::versions::NEWEST + 1,
+    };
+    let raised = |bench: &Bench| {
+        let mut log = bench.log.iter();
+        log.any(|(_, _, message)| matches!(message, LogMessage::VersionRaised { .. }))
+    };
+    let mut bench = Bench::settled(3, 3);
+    for at in [0, 1] {
+        bench.upgrade(at, next);
+    }
+    bench.elect(0);
+    bench.run(ms(2_000));
+    assert!(!raised(&bench), "one of them is old");
+    assert_eq!(
+        bench.seats[0]
+            .engine
+            .counters()
+            .count("versions held back until all members speak them"),
+        1
+    );
+    bench.upgrade(2, next);
+    bench.run(ms(2_000));
+    assert!(raised(&bench));
+    for seat in &bench.seats {
+        assert_eq!(seat.engine.cluster_version(), next.newest);
+    }
+}

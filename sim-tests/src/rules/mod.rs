@@ -77,7 +77,8 @@ rules! {
         p4_a_pin_ends_when_its_owner_is_gone,
         p4_a_node_that_holds_on_to_what_it_lost_long_ago_does_not_hold_up_the_others,
         p5_a_new_leader_supersedes_what_it_finds_pending,
-        i3_an_entry_under_an_older_token_has_no_effect;
+        i3_an_entry_under_an_older_token_has_no_effect,
+        v1_the_version_rises_once_every_member_and_owner_speaks_it;
     membership: m1_a_refused_change_is_asked_for_again_but_not_at_once,
         m4_deaths_within_the_settling_time_become_one_map,
         m5_a_node_that_leaves_is_drained_removed_and_dismissed,

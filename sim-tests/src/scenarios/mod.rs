@@ -28,6 +28,7 @@ mod paused_follower;
 mod paused_leader;
 mod resharding_storm;
 mod rolling_restart;
+mod rolling_upgrade;
 mod scale;
 mod simultaneous_start;
 mod slow_drainer;
@@ -69,6 +70,7 @@ pub const ALL: &[Scenario] = &[
     all_restart::SCENARIO,
     rolling_restart::LEAVING,
     rolling_restart::POWER_CUTS,
+    rolling_upgrade::SCENARIO,
     flapping_link::SCENARIO,
     paused_leader::SCENARIO,
     paused_follower::SCENARIO,

@@ -534,7 +534,9 @@ impl Record {
             Output::Propose { message, .. } => match message {
                 LogMessage::ProposedShardMap { .. } => self.phase = Phase::Proposed,
                 LogMessage::ShardMapCommitted { .. } => self.phase = Phase::Deciding,
-                LogMessage::LeaderOpened { .. } | LogMessage::App { .. } => {}
+                LogMessage::LeaderOpened { .. }
+                | LogMessage::App { .. }
+                | LogMessage::VersionRaised { .. } => {}
             },
             Output::Event(event) => {
                 let verdict = run.states.event(event);

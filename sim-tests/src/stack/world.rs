@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use funk::ids::{BootId, NodeId};
 use funk::time::Time;
+use funk::versions::VersionRange;
 use funk::{Builder, Cluster};
 use funk_sim::{Clock, Network, NodeOptions, SimCluster, SimulationConfig};
 
@@ -78,6 +79,8 @@ pub struct World {
     /// The calls so far.
     pub history: History,
     replicas: Arc<Mutex<Vec<Replica>>>,
+    /// What each node speaks from its next start on.
+    versions: Arc<Mutex<Vec<VersionRange>>>,
     /// The run of each node that has its load.
     loaded: Vec<Option<BootId>>,
     load_ends: bool,
@@ -102,6 +105,7 @@ impl World {
         let count = plan.nodes.len();
         let shared = Shared::new(count, trace.then(Trace::default));
         let replicas = Arc::new(Mutex::new(vec![Replica::default(); count]));
+        let versions = Arc::new(Mutex::new(vec![VersionRange::SPOKEN; count]));
         let names: Vec<NodeId> = (1..=count).map(name).collect();
         let config = SimulationConfig {
             tick: plan.tick,
@@ -115,11 +119,13 @@ impl World {
         let describe = {
             let (plan, names) = (plan.clone(), names.clone());
             let (shared, replicas) = (shared.clone(), replicas.clone());
+            let versions = versions.clone();
             move |builder: Builder, node: &funk_sim::SimNode| {
                 let at = names.iter().position(|name| *name == node.name);
                 let at = at.expect("only nodes of the plan are described");
                 let replica = Replica::default();
                 lock(&replicas)[at] = replica.clone();
+                let builder = builder.versions(lock(&versions)[at]);
                 describe(builder, &plan, at, replica, &shared)
             }
         };
@@ -152,6 +158,7 @@ impl World {
             shared,
             history,
             replicas,
+            versions,
             loaded: vec![None; count],
             load_ends: false,
             began: None,
@@ -361,6 +368,11 @@ impl World {
     /// What was traced, if the world was made with a trace.
     pub fn take_trace(&mut self) -> Option<Trace> {
         self.shared.lock().trace.take()
+    }
+
+    /// From its next start on the node at this place is of a release that speaks these versions.
+    pub fn install_release(&self, at: usize, versions: VersionRange) {
+        lock(&self.versions)[at] = versions;
     }
 
     /// The place of the node that leads the newest term.

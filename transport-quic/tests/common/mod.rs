@@ -72,6 +72,7 @@ impl Node {
         let transport =
             QuicTransport::bind(loopback(), credentials, QuicConfig::default()).unwrap();
         let client = LocalNode {
+            versions: funk::versions::VersionRange::SPOKEN,
             kind: funk::transport::PeerKind::Client,
             ..local(CLUSTER, name, boot)
         };
@@ -168,6 +169,7 @@ impl Node {
 
 pub fn local(cluster: &str, name: &str, boot: u64) -> LocalNode {
     LocalNode {
+        versions: funk::versions::VersionRange::SPOKEN,
         kind: funk::transport::PeerKind::Node,
         cluster: ClusterName::new(cluster).unwrap(),
         instance: Instance {

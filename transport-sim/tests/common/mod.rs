@@ -36,6 +36,7 @@ pub(crate) async fn start(
 ) -> (Arc<dyn Transport>, mpsc::Receiver<Incoming>) {
     let transport = node.transport().await.unwrap();
     let incoming = transport.start(LocalNode {
+        versions: funk::versions::VersionRange::SPOKEN,
         kind: PeerKind::Node,
         cluster: ClusterName::new("faults").unwrap(),
         instance: Instance {

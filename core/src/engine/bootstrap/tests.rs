@@ -186,6 +186,7 @@ fn view(n: u16, boot: u64) -> CandidateView {
 
 fn peer(view: &CandidateView) -> Peer {
     Peer {
+        version: crate::versions::NEWEST,
         instance: view.instance.clone(),
         kind: crate::transport::PeerKind::Node,
         addr: view.addr,

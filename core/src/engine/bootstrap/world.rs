@@ -309,6 +309,7 @@ impl World {
                 continue;
             }
             let peer = Peer {
+                version: crate::versions::NEWEST,
                 instance,
                 kind: crate::transport::PeerKind::Node,
                 addr: addr(from),

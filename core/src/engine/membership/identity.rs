@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{BootId, ClusterId, Instance, MemberKind, NodeId, PeerAddr, StoreId};
 use crate::mutants::{Mutant, mutated};
+use crate::versions::VersionRange;
 
 /// One version of what a node says about itself.
 ///
@@ -45,6 +46,8 @@ pub(super) struct Profile {
     pub(super) leaving: bool,
     /// The initialised cluster that it belongs to.
     pub(super) cluster: Option<ClusterId>,
+    /// The versions of the protocol that it speaks.
+    pub(super) versions: VersionRange,
 }
 
 impl Identity {
@@ -113,6 +116,7 @@ pub(super) fn identity(node: &str, boot: u64, generation: u64) -> Identity {
             tag_version: 0,
             leaving: false,
             cluster: None,
+            versions: VersionRange::SPOKEN,
         },
     }
 }

@@ -7,6 +7,7 @@ use super::identity::Identity;
 use super::tags::Tags;
 use crate::ids::{Instance, MemberKind, StoreId};
 use crate::time::Time;
+use crate::versions::VersionRange;
 
 /// What gossip says about a member.
 #[derive(
@@ -56,6 +57,8 @@ pub struct Member {
     pub kind: MemberKind,
     /// How many candidates it waits for to form a cluster; 0: it only joins.
     pub expect: u16,
+    /// The versions of the protocol that it speaks.
+    pub versions: VersionRange,
     /// What gossip says about it.
     pub state: MemberState,
     /// Version of `tags`. Gossip may speak of a newer one already, which is then on its way.
@@ -79,6 +82,7 @@ impl Member {
             store: identity.profile.store,
             kind: identity.profile.kind,
             expect: identity.profile.expect,
+            versions: identity.profile.versions,
             state,
             tag_version: 0,
             tags: Arc::default(),

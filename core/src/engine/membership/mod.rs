@@ -29,6 +29,7 @@ use super::Counters;
 use crate::ids::{BootId, ClusterId, ClusterName, Instance, MemberKind, NodeId, PeerAddr, StoreId};
 use crate::time::Time;
 use crate::transport::Peer;
+use crate::versions::VersionRange;
 
 mod identity;
 mod joining;
@@ -87,6 +88,8 @@ pub struct MembershipConfig {
     pub expect: u16,
     /// Its tags.
     pub tags: Tags,
+    /// The versions of the protocol that it speaks.
+    pub versions: VersionRange,
     /// Times.
     pub timing: MembershipTiming,
 }
@@ -185,6 +188,7 @@ impl Membership {
             tag_version: u64::from(!config.tags.is_empty()),
             leaving: false,
             cluster: None,
+            versions: config.versions,
         };
         let identity = Identity {
             node: config.instance.node.clone(),

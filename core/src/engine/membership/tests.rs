@@ -31,6 +31,7 @@ fn tag(name: &str, value: &str) -> Tags {
 
 fn config(name: &str, boot: u64, addr: SocketAddr) -> MembershipConfig {
     MembershipConfig {
+        versions: crate::versions::VersionRange::SPOKEN,
         cluster: ClusterName::new("test").unwrap(),
         instance: Instance {
             node: node_id(name),
@@ -238,6 +239,7 @@ impl Net {
                     let copies = 1 + u32::from(self.chance(self.twice));
                     for _ in 0..copies {
                         let from = Peer {
+                            version: crate::versions::NEWEST,
                             instance: instance.clone(),
                             kind: crate::transport::PeerKind::Node,
                             addr,

@@ -218,7 +218,13 @@ impl StoreBuilder<TypeConfig, Stores, StateMachine> for Fresh {
         Ok((
             (),
             stores.clone(),
-            StateMachine::new(Box::new(NoState), stores, facts, applied),
+            StateMachine::new(
+                Box::new(NoState),
+                stores,
+                facts,
+                applied,
+                crate::versions::VersionRange::SPOKEN,
+            ),
         ))
     }
 }

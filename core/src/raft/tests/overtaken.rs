@@ -62,6 +62,7 @@ impl Follower {
             call,
         };
         let leader = Peer {
+            version: crate::versions::NEWEST,
             instance: Instance {
                 node: name(1),
                 boot: BootId(1),
@@ -113,7 +114,13 @@ impl Follower {
         let (facts, _) = mpsc::unbounded_channel();
         let applied = Arc::new(watch::Sender::new(0));
         let state = Box::new(Journal::default());
-        let mut machine = StateMachine::new(state, Stores::in_memory(), facts, applied);
+        let mut machine = StateMachine::new(
+            state,
+            Stores::in_memory(),
+            facts,
+            applied,
+            crate::versions::VersionRange::SPOKEN,
+        );
         let mut builder = machine.get_snapshot_builder().await;
         let built = builder.build_snapshot().await.unwrap();
         let mut meta = built.meta;

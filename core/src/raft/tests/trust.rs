@@ -46,6 +46,7 @@ fn request(cluster: &Cluster, from: u64, to: u64) -> Request {
 
 fn peer(n: u64) -> Peer {
     Peer {
+        version: crate::versions::NEWEST,
         instance: Instance {
             node: name(n),
             boot: BootId(1),

@@ -47,6 +47,7 @@ impl TestNode {
     fn start(network: &MemoryNetwork, node: &str, boot: u64) -> Self {
         let transport = network.transport();
         let incoming = transport.start(LocalNode {
+            versions: crate::versions::VersionRange::SPOKEN,
             kind: crate::transport::PeerKind::Node,
             cluster: ClusterName::new("test").unwrap(),
             instance: Instance {

@@ -6,6 +6,7 @@ use foca::State;
 
 fn peer(identity: &Identity) -> Peer {
     Peer {
+        version: crate::versions::NEWEST,
         instance: identity.instance(),
         kind: crate::transport::PeerKind::Node,
         addr: identity.profile.addr,

@@ -17,6 +17,7 @@ fn tell(machine: &mut Membership, news: &[SwimMember<Identity>]) {
         members: news.to_vec(),
     };
     let from = Peer {
+        version: crate::versions::NEWEST,
         instance: teller.instance(),
         kind: crate::transport::PeerKind::Node,
         addr: teller.profile.addr,
