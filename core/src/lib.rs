@@ -35,6 +35,7 @@ pub mod storage;
 pub mod time;
 pub mod timing;
 pub mod transport;
+pub mod weights;
 pub mod wire;
 
 pub use builder::{Builder, ConfigError, StartError};
@@ -49,3 +50,4 @@ pub use state::{Applied, ReplicatedState, RestoreError};
 pub use status::NodeStatus;
 pub use storage::Storage;
 pub use timing::Timing;
+pub use weights::WeightsError;

@@ -27,6 +27,8 @@ pub enum StreamKind {
     ClientCall = 6,
     /// What a node is at the moment; clients may ask, too.
     Status = 7,
+    /// Weights of all shards, handed to the leader.
+    Weights = 8,
 }
 
 impl StreamKind {
@@ -44,6 +46,7 @@ impl StreamKind {
             5 => Some(Self::Observe),
             6 => Some(Self::ClientCall),
             7 => Some(Self::Status),
+            8 => Some(Self::Weights),
             _ => None,
         }
     }

@@ -111,6 +111,10 @@ pub struct Profile {
     pub nodes: usize,
     /// Voters that the leader keeps.
     pub voters: usize,
+    /// Capacities of the nodes, repeated if there are more.
+    pub capacities: Vec<u32>,
+    /// How many shards the leader moves at a time although they need not; `None`: all.
+    pub max_moves: Option<u32>,
     /// Shards.
     pub shards: u32,
     /// The nodes' timing.
@@ -167,6 +171,8 @@ impl Profile {
             kind,
             nodes,
             voters: random.pick(&[3, 3, 5, 5, 5, 7]),
+            capacities: vec![1],
+            max_moves: None,
             shards: random.pick(&[16, 24, 32, 64]),
             chaos: random.span(ms(10_000), ms(14_000)),
             fault_every: random.span(ms(300), ms(1_500)),

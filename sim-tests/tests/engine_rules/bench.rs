@@ -104,6 +104,8 @@ fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
         bootstrap_expect: 0,
         shards: SHARDS,
         voters: 5,
+        capacity: 1,
+        max_moves: None,
         timing: timing(),
         tags: Tags::default(),
     };
