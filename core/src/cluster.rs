@@ -277,7 +277,7 @@ impl Cluster {
     /// Says how much load each shard is, compared to the others, for the whole cluster: one number for each shard, 1 to
     /// [`MAX_WEIGHT`](crate::limits::MAX_WEIGHT). Shards then move so that each node's load, by weight, is its part
     /// (see [`Builder::capacity`]) to within one heaviest shard; as few as that needs, and as many at a time as
-    /// [`Builder::max_moves`] lets.
+    /// [`Builder::max_moves`] lets. One shard that is far heavier than the others makes the balance as coarse as it is.
     ///
     /// Returns when a map with these weights is in force on this node: they stand in every map from then on, through
     /// any failure, until others are set. Before that, shards may still be on their way. Weights that are all equal

@@ -41,7 +41,7 @@ use process::Process;
 use profile::{FaultKind, Profile};
 use queue::Queue;
 
-pub use run::{Failure, Outcome, run};
+pub use run::{Failure, Outcome, run, run_uneven};
 
 /// Nanoseconds of a duration.
 fn ns(span: Duration) -> u64 {
@@ -182,7 +182,11 @@ const LOOK_EVERY: u64 = 20_000_000;
 impl World {
     /// A world in which all nodes are about to start.
     pub fn new(seed: u64, trace: bool) -> Self {
-        let profile = Profile::new(seed);
+        Self::of(Profile::new(seed), seed, trace)
+    }
+
+    /// The same with other options than the seed's own.
+    pub fn of(profile: Profile, seed: u64, trace: bool) -> Self {
         let mut random = Random::new(seed ^ 0x005e_ed0f_ea11);
         let network = Network::new(profile.nodes, profile.net.clone(), random.fork(1));
         let mut world = Self {
@@ -367,9 +371,25 @@ impl World {
             Event::Resume(node, boot) => self.resume(node, boot),
             Event::Look => {
                 self.check_all_shards();
+                self.ask_for_weights();
                 self.queue.push(self.now + LOOK_EVERY, Event::Look);
             }
             Event::EndOfChaos => self.end_chaos(),
+        }
+    }
+
+    /// The leader is asked for the weights until they are in force.
+    fn ask_for_weights(&mut self) {
+        let (Some(weights), Some(leader)) = (self.profile.weights.clone(), self.leader()) else {
+            return;
+        };
+        let asks = |process: &mut Process| {
+            let map = process.engine.committed();
+            !process.paused && map.shards() != 0 && map.weights() != Some(&weights)
+        };
+        if self.process(leader).is_some_and(asks) {
+            self.tally.add("weights asked for");
+            self.input(leader, Input::SetWeights(Some(weights)));
         }
     }
 

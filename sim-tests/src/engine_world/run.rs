@@ -57,7 +57,15 @@ const MAX_EVENTS: u64 = 5_000_000;
 
 /// Runs the schedule of this seed. A panic of engine or model is a failure like any other.
 pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
-    let mut world = World::new(seed, trace);
+    run_world(World::new(seed, trace), seed, trace)
+}
+
+/// The same with uneven nodes and shards: see [`Profile::uneven`].
+pub fn run_uneven(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
+    run_world(World::of(Profile::uneven(seed), seed, trace), seed, trace)
+}
+
+fn run_world(mut world: World, seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
     if trace {
         println!("{:#?}", world.profile);
     }
@@ -85,11 +93,18 @@ impl World {
         } else {
             Duration::ZERO
         };
+        // A change in steps takes as many as there are shards to move, and each may wait for a hook.
+        let steps = self
+            .profile
+            .max_moves
+            .map_or(0, |most| self.profile.shards / most);
+        let steps = timing.acquire_timeout * steps;
         timing
             .replace_after
             .min(timing.stale_after)
             .max(timing.drain_timeout)
             .max(backoff)
+            + steps
     }
 
     fn run_to_the_end(&mut self) -> Result<Outcome, Violation> {

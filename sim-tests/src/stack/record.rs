@@ -479,7 +479,7 @@ impl Record {
             .any(|(_, run)| run.counters.contains_key("drains given up"));
         self.pins |= gave_up;
         let slack = if self.pins { base.shards() as usize } else { 0 };
-        let verdict = i5_fewest_moves::check(base, &pending.map, slack);
+        let verdict = i5_fewest_moves::check(base, &pending.map, slack, None);
         self.note(verdict);
     }
 

@@ -64,6 +64,8 @@ pub(crate) struct Bench {
     pub(crate) cut: BTreeSet<(usize, usize)>,
     /// Members of the raft group, by seat; the first five vote.
     pub(crate) group: Vec<usize>,
+    /// What nodes are told at their next start.
+    pub(crate) options: Options,
     mail: Vec<(usize, usize, Message)>,
 }
 
@@ -89,7 +91,15 @@ pub(crate) fn timing() -> Timing {
     }
 }
 
-fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
+/// What is the same for all nodes of a bench, or for each run of one of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// By seat; 1 for those that are not named.
+    pub(crate) capacities: Vec<u32>,
+    pub(crate) max_moves: Option<u32>,
+}
+
+fn seat(at: usize, boot: u64, now: Time, seats: usize, options: &Options) -> Seat {
     let instance = Instance {
         node: name(at),
         boot: BootId(boot),
@@ -104,8 +114,8 @@ fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
         bootstrap_expect: 0,
         shards: SHARDS,
         voters: 5,
-        capacity: 1,
-        max_moves: None,
+        capacity: options.capacities.get(at).copied().unwrap_or(1),
+        max_moves: options.max_moves,
         timing: timing(),
         tags: Tags::default(),
     };
@@ -133,10 +143,21 @@ fn seat(at: usize, boot: u64, now: Time, seats: usize) -> Seat {
 impl Bench {
     /// Nodes that know each other, with the first `group` of them in the raft group, and no leader.
     pub(crate) fn new(seats: usize, group: usize) -> Self {
+        let options = Options {
+            capacities: Vec::new(),
+            max_moves: None,
+        };
+        Self::of(seats, group, options)
+    }
+
+    /// The same with options.
+    pub(crate) fn of(seats: usize, group: usize, options: Options) -> Self {
         let now = Time(1_000_000_000);
         let mut bench = Self {
             now,
-            seats: (0..seats).map(|at| seat(at, 1, now, seats)).collect(),
+            seats: (0..seats)
+                .map(|at| seat(at, 1, now, seats, &options))
+                .collect(),
             log: Vec::new(),
             term: Term(0),
             leader: None,
@@ -144,6 +165,7 @@ impl Bench {
             commits: true,
             cut: BTreeSet::new(),
             group: (0..group).collect(),
+            options,
             mail: Vec::new(),
         };
         for at in 0..seats {
@@ -239,7 +261,7 @@ impl Bench {
     pub(crate) fn restart(&mut self, at: usize) {
         let boot = self.seats[at].instance.boot.0 + 1;
         let (replica, applied) = (self.seats[at].replica.clone(), self.seats[at].applied);
-        self.seats[at] = seat(at, boot, self.now, self.seats.len());
+        self.seats[at] = seat(at, boot, self.now, self.seats.len(), &self.options);
         (self.seats[at].replica, self.seats[at].applied) = (replica.clone(), applied);
         self.input(
             at,

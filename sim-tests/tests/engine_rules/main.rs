@@ -6,3 +6,4 @@ mod leases;
 mod log;
 mod membership;
 mod serving;
+mod steps;
