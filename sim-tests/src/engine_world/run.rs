@@ -22,6 +22,8 @@ pub struct Outcome {
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
+    /// Whether nodes and shards were uneven.
+    pub uneven: bool,
     /// What did not hold.
     pub violation: Violation,
     /// When, in true time.
@@ -34,14 +36,16 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             seed,
+            uneven,
             violation,
             at,
             ..
         } = self;
+        let uneven = if *uneven { " --uneven" } else { "" };
         writeln!(f, "seed {seed} at {at:?}: {violation}")?;
         write!(
             f,
-            "replay: cargo run -p funk-sim-tests --bin sim -- engine replay {seed}"
+            "replay: cargo run -p funk-sim-tests --bin sim -- engine replay {seed}{uneven}"
         )
     }
 }
@@ -57,16 +61,16 @@ const MAX_EVENTS: u64 = 5_000_000;
 
 /// Runs the schedule of this seed. A panic of engine or model is a failure like any other.
 pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
-    run_world(World::new(seed, trace), seed, trace)
+    run_world(World::new(seed, trace), seed, false)
 }
 
 /// The same with uneven nodes and shards: see [`Profile::uneven`].
 pub fn run_uneven(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
-    run_world(World::of(Profile::uneven(seed), seed, trace), seed, trace)
+    run_world(World::of(Profile::uneven(seed), seed, trace), seed, true)
 }
 
-fn run_world(mut world: World, seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
-    if trace {
+fn run_world(mut world: World, seed: u64, uneven: bool) -> Result<Outcome, Box<Failure>> {
+    if world.trace {
         println!("{:#?}", world.profile);
     }
     let result = catch_unwind(AssertUnwindSafe(|| world.run_to_the_end()));
@@ -78,6 +82,7 @@ fn run_world(mut world: World, seed: u64, trace: bool) -> Result<Outcome, Box<Fa
     let at = Duration::from_nanos(world.now);
     Err(Box::new(Failure {
         seed,
+        uneven,
         violation: broken,
         at,
         tally: world.tally,

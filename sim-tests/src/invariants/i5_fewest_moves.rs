@@ -43,7 +43,8 @@ fn are_alike(map: &ShardMap) -> bool {
 /// Checks a proposal against the map in force. `slack`: shards that are pinned, or kept away from a node.
 /// `most`: the budget for voluntary moves.
 pub fn check(before: &ShardMap, proposed: &ShardMap, slack: usize, most: Option<u32>) -> Verdict {
-    if before.shards() == 0 {
+    if before.shards() == 0 || proposed.members().is_empty() {
+        // Nobody is there to share anything.
         return Ok(());
     }
     let index = proposed.index();
