@@ -133,6 +133,17 @@ fn the_extremes_do_not_overflow() {
     assert!((0..9).all(|shard| map.owner(ShardId(shard)).is_some()));
 }
 
+#[test]
+fn few_shards_move_and_no_heavier_one_than_is_needed() {
+    let weights: Vec<u32> = [9, 5, 4].into_iter().chain([1; 20]).collect();
+    let map = start(&weights.into(), &candidates(0..1));
+    // 38 where 27 are allowed: the 9, and of what is 2 at least the lightest.
+    let after = next(&map, &candidates(0..2));
+    let newcomer = &candidates(0..2)[1].instance;
+    let gained: Vec<u32> = after.owned_by(newcomer).map(|(shard, _)| shard.0).collect();
+    assert_eq!(gained, [0, 2]);
+}
+
 /// The step that gives each of many nodes a part of one big one; the numbers are those of the target for speed.
 fn fifty() -> (ShardMap, Vec<Candidate>) {
     let weights: Vec<u32> = (0..10_000_u64)
