@@ -218,3 +218,29 @@ impl Balance {
         self.least_moved() + slack
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_more_pinned_than_its_share_keeps_it_and_the_others_share_the_rest() {
+        let of = |nodes: &[(u32, u64)]| -> Vec<(u64, u64)> {
+            let shares = shares(20, 1, nodes).into_iter();
+            shares.map(|share| (share.low, share.high)).collect()
+        };
+        assert_eq!(of(&[(1, 10), (1, 0), (1, 0)]), [(10, 10), (5, 5), (5, 5)]);
+        assert_eq!(of(&[(1, 0), (3, 0), (1, 3)]), [(4, 4), (12, 12), (4, 4)]);
+        // The second is above its share only once the first has been taken out.
+        assert_eq!(of(&[(1, 10), (1, 6), (1, 0)]), [(10, 10), (6, 6), (4, 4)]);
+        assert_eq!(of(&[(1, 7), (4, 0), (1, 4)]), [(7, 7), (9, 9), (4, 4)]);
+    }
+
+    #[test]
+    fn a_load_may_be_less_than_one_heaviest_shard_off() {
+        let share = shares(10, 3, &[(1, 0), (2, 0)])[0];
+        // 3 1/3, and 3 more or less.
+        assert_eq!((share.low, share.high), (1, 6));
+        assert_eq!([0, 1, 6, 7].map(|load| share.off(load)), [1, 0, 0, 1]);
+    }
+}
