@@ -152,6 +152,7 @@ pub(super) mod tests {
             StreamKind::Observe,
             StreamKind::ClientCall,
             StreamKind::Status,
+            StreamKind::Weights,
         ];
         for (byte, kind) in (1..).zip(kinds) {
             assert_eq!(accept_bytes(&[byte, 1]).await, Ok(kind));
@@ -166,8 +167,8 @@ pub(super) mod tests {
             Err(AcceptError::UnknownKind(0))
         );
         assert_eq!(
-            accept_bytes(&[8, 1]).await,
-            Err(AcceptError::UnknownKind(8))
+            accept_bytes(&[9, 1]).await,
+            Err(AcceptError::UnknownKind(9))
         );
         assert_eq!(
             accept_bytes(&[1, 9]).await,
