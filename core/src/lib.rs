@@ -39,6 +39,7 @@ pub mod store;
 pub mod time;
 pub mod timing;
 pub mod transport;
+pub mod weights;
 pub mod wire;
 
 pub use builder::{Builder, ConfigError, StartError};
@@ -53,3 +54,4 @@ pub use state::{Applied, ReplicatedState, RestoreError};
 pub use status::NodeStatus;
 pub use storage::{Storage, StorageError};
 pub use timing::Timing;
+pub use weights::WeightsError;

@@ -56,6 +56,8 @@ pub struct Member {
     pub kind: MemberKind,
     /// How many candidates it waits for to form a cluster; 0: it only joins.
     pub expect: u16,
+    /// What share of the load it takes, compared to others.
+    pub capacity: u32,
     /// What gossip says about it.
     pub state: MemberState,
     /// Version of `tags`. Gossip may speak of a newer one already, which is then on its way.
@@ -79,6 +81,7 @@ impl Member {
             store: identity.profile.store,
             kind: identity.profile.kind,
             expect: identity.profile.expect,
+            capacity: identity.profile.capacity,
             state,
             tag_version: 0,
             tags: Arc::default(),
