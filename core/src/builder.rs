@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::driver;
 use crate::engine::membership::Tags;
 use crate::ids::{BootId, ClusterName, MemberKind, NodeId};
-use crate::limits::{MAX_SHARDS, MAX_WORKERS};
+use crate::limits::{MAX_CAPACITY, MAX_SHARDS, MAX_WORKERS};
 use crate::observer::Observer;
 use crate::raft::SNAPSHOT_EVERY;
 use crate::service::{ErasedService, Service};
@@ -78,6 +78,8 @@ pub struct Builder {
     pub(crate) bootstrap_expect: u16,
     pub(crate) shards: u32,
     pub(crate) voters: usize,
+    pub(crate) capacity: u32,
+    pub(crate) max_moves: Option<u32>,
     pub(crate) timing: Timing,
     pub(crate) kind: MemberKind,
     pub(crate) tags: Vec<(String, String)>,
@@ -106,6 +108,8 @@ impl Builder {
             bootstrap_expect: 1,
             shards: DEFAULT_SHARDS,
             voters: DEFAULT_VOTERS,
+            capacity: 1,
+            max_moves: None,
             timing: Timing::default(),
             kind: MemberKind::Voter,
             tags: Vec::new(),
@@ -151,6 +155,26 @@ impl Builder {
         self
     }
 
+    /// What share of the load this node takes, compared to the other nodes: 1 to [`MAX_CAPACITY`]; 1 by default. A node
+    /// of capacity 2 is given twice the load of one of capacity 1: twice the shards, if they all weigh the same (see
+    /// [`Cluster::set_weights`]). Another number at the next start moves shards accordingly.
+    pub fn capacity(mut self, capacity: u32) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
+    /// How many shards may change their owner at a time although their owner could keep them, at least 1: because a
+    /// node came, or another capacity or other weights. The next ones follow when these are served by their new owners,
+    /// or after `acquire_timeout`, until all is balanced. Shards whose owner is gone or leaves are never held back.
+    ///
+    /// By default all move at once: every shard pauses equally long however many move with it, and in all that takes
+    /// the least time. A bound is for services whose `acquire` loads what others use too, a database, a disk, a network.
+    /// The leader's own setting counts: give all nodes the same.
+    pub fn max_moves(mut self, shards: u32) -> Self {
+        self.max_moves = Some(shards);
+        self
+    }
+
     /// A preset, or explicit values, which are checked against each other.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
@@ -169,7 +193,8 @@ impl Builder {
         self
     }
 
-    /// A tag to begin with; see [`Cluster::set_tag`].
+    /// A tag to begin with; see [`Cluster::set_tag`]. The tag `zone` ([`ZONE_TAG`](crate::engine::membership::ZONE_TAG))
+    /// says what fails together with this node; voters are spread over zones.
     pub fn tag(mut self, name: &str, value: &str) -> Self {
         self.tags.push((name.to_owned(), value.to_owned()));
         self
@@ -277,6 +302,20 @@ impl Builder {
                     .to_owned(),
             );
         }
+        if self.capacity == 0 || self.capacity > MAX_CAPACITY {
+            wrong(
+                "capacity",
+                self.capacity.to_string(),
+                format!("1 to {MAX_CAPACITY} are possible, compared to the other nodes"),
+            );
+        }
+        if self.max_moves == Some(0) {
+            wrong(
+                "max_moves",
+                "0".to_owned(),
+                "at least 1 shard, or nothing would ever be balanced".to_owned(),
+            );
+        }
         if usize::from(self.bootstrap_expect) > 1 && self.seeds.is_empty() {
             wrong(
                 "bootstrap_expect",
@@ -314,6 +353,8 @@ impl Builder {
                 bootstrap_expect: self.bootstrap_expect,
                 shards: self.shards,
                 voters: self.voters,
+                capacity: self.capacity,
+                max_moves: self.max_moves,
                 timing: self.timing,
                 kind: self.kind,
                 services: self.services,
@@ -339,6 +380,8 @@ pub(crate) struct Checked {
     pub(crate) bootstrap_expect: u16,
     pub(crate) shards: u32,
     pub(crate) voters: usize,
+    pub(crate) capacity: u32,
+    pub(crate) max_moves: Option<u32>,
     pub(crate) timing: Timing,
     pub(crate) kind: MemberKind,
     pub(crate) services: BTreeMap<String, Arc<dyn ErasedService>>,

@@ -18,6 +18,7 @@ use crate::ids::{
     BootId, ClusterId, ClusterName, Instance, LogIndex, MemberKind, NodeId, ShardId, Term, WorkerId,
 };
 use crate::node::{Command, Hold, Node};
+use crate::weights::{self, WeightsError};
 use crate::{key, proposals, routing};
 
 /// A node of a cluster, as its application sees it. Cheap to clone; all clones are the same node.
@@ -55,6 +56,8 @@ pub struct MemberInfo {
     pub state: MemberState,
     /// Its endpoints, role flags and whatever else it says about itself.
     pub tags: Arc<Tags>,
+    /// What share of the load it takes, compared to others.
+    pub capacity: u32,
     /// Its worker id in the committed map: the smallest positive integer that no other member holds.
     pub worker: Option<WorkerId>,
 }
@@ -174,6 +177,7 @@ impl Cluster {
             kind: member.kind,
             state: member.state,
             tags: member.tags.clone(),
+            capacity: member.capacity,
             worker: map
                 .member(&member.instance.node)
                 .map(|member| member.worker),
@@ -268,6 +272,19 @@ impl Cluster {
     pub async fn propose(&self, bytes: impl Into<Bytes>) -> Result<Proposed, ProposeError> {
         let propose = proposals::propose(&self.node, None, bytes.into());
         self.node.environment.scope(propose).await
+    }
+
+    /// Says how much load each shard is, compared to the others, for the whole cluster: one number for each shard, 1 to
+    /// [`MAX_WEIGHT`](crate::limits::MAX_WEIGHT). Shards then move so that each node's load, by weight, is its part
+    /// (see [`Builder::capacity`]) to within one heaviest shard; as few as that needs, and as many at a time as
+    /// [`Builder::max_moves`] lets. One shard that is far heavier than the others makes the balance as coarse as it is.
+    ///
+    /// Returns when a map with these weights is in force on this node: they stand in every map from then on, through
+    /// any failure, until others are set. Before that, shards may still be on their way. Weights that are all equal
+    /// are the same as none. If weights are set from several places at once, the last ones that reach the leader stand.
+    pub async fn set_weights(&self, weights: &[u32]) -> Result<(), WeightsError> {
+        let set = weights::set(&self.node, weights);
+        self.node.environment.scope(set).await
     }
 
     /// Asks that another node leads, if this one does. Returns once it is asked; watch

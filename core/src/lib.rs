@@ -40,6 +40,7 @@ pub mod time;
 pub mod timing;
 pub mod transport;
 pub mod versions;
+pub mod weights;
 pub mod wire;
 
 pub use builder::{Builder, ConfigError, StartError};
@@ -54,3 +55,4 @@ pub use state::{Applied, ReplicatedState, RestoreError};
 pub use status::NodeStatus;
 pub use storage::{Storage, StorageError};
 pub use timing::Timing;
+pub use weights::WeightsError;

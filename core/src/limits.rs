@@ -12,6 +12,10 @@ pub const MAX_DATAGRAM_BYTES: usize = 1_150;
 pub const MAX_SHARDS: u32 = 1 << 20;
 /// Most members that a map can name (worker ids are 16 bits, 0 is none).
 pub const MAX_WORKERS: usize = u16::MAX as usize;
+/// Largest capacity of a node, relative to the others': in so few steps any ratio that matters can be said.
+pub const MAX_CAPACITY: u32 = 1 << 16;
+/// Largest weight of a shard, relative to the others': so that weights for [`MAX_SHARDS`] still fit one raft entry.
+pub const MAX_WEIGHT: u32 = 1 << 20;
 /// Tags a node.
 pub const MAX_TAGS: usize = 64;
 /// Bytes in the name of a tag.

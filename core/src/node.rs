@@ -96,6 +96,8 @@ pub(crate) enum Command {
         value: Option<String>,
         done: oneshot::Sender<Result<(), crate::engine::membership::TagError>>,
     },
+    /// Weights of the shards; done when the engine has heard of them.
+    SetWeights(Option<Arc<[u32]>>, oneshot::Sender<()>),
     StepDown,
     Leave(oneshot::Sender<()>),
     /// `None`: the last handle was dropped.

@@ -75,6 +75,8 @@ pub struct MemberStatus {
     pub state: MemberState,
     /// Its worker id in the map in force.
     pub worker: Option<WorkerId>,
+    /// What share of the load it takes, compared to others.
+    pub capacity: u32,
     /// How many shards this run owns by the map in force.
     pub shards: usize,
 }
@@ -163,6 +165,7 @@ pub(crate) fn of(node: &Node) -> NodeStatus {
             versions: member.versions,
             state: member.state,
             worker: routes.map.member(name).map(|member| member.worker),
+            capacity: member.capacity,
             shards: owned(&member.instance),
         }
     });

@@ -140,6 +140,7 @@ fn protocol_messages_of_somebody_who_is_nobody() {
                 term: Term(1_000),
                 applied: LogIndex(u64::MAX),
                 acked: Some(LogIndex(u64::MAX)),
+                served: LogIndex(u64::MAX),
                 unacquirable: Vec::new(),
             });
             for message in [ping, pong] {

@@ -158,6 +158,8 @@ fn everything_wrong_with_a_description_is_said_at_once() {
         let start = Cluster::builder("Not A Name", "")
             .shards(0)
             .voters(4)
+            .capacity(0)
+            .max_moves(0)
             .timing(timing)
             .tag(&"t".repeat(200), "x")
             .start();
@@ -173,6 +175,8 @@ fn everything_wrong_with_a_description_is_said_at_once() {
                 "transport",
                 "shards",
                 "voters",
+                "capacity",
+                "max_moves",
                 "lease",
                 "lease",
                 "tag"

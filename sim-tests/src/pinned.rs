@@ -49,7 +49,7 @@ const fn pin(simulator: Simulator, seed: u64, reaches: &'static str, why: &'stat
 pub const PINNED: &[Pin] = &[
     pin(
         TCP,
-        562_301_149,
+        322,
         "drains given up",
         "a leader gives a drain up and is gone when its map, which is uneven for that, is looked at (I5)",
     ),
@@ -79,7 +79,7 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         TCP,
-        22,
+        319,
         "guarded writes rejected by token",
         "owners write after their time, and only the token stops them (I3)",
     ),
@@ -127,13 +127,13 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         Simulator::Engines,
-        53,
+        12,
         "pings of another cluster",
         "nodes are pinged by the leader of a cluster that is not theirs, again and again",
     ),
     pin(
         Simulator::Engines,
-        68,
+        1_030,
         "void entries",
         "a hundred entries of leaders that fell are void (P2)",
     ),
@@ -157,7 +157,7 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         Simulator::Engines,
-        5_082,
+        690,
         "bootstrap members fenced",
         "a founder hears from a leader and crashes before it has any entry: that was no cluster yet",
     ),

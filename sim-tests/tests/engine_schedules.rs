@@ -68,6 +68,26 @@ fn random_schedules_hold() {
     }
 }
 
+/// Nodes of different capacities, shards of different weights, changes in steps: a sample of schedules.
+#[test]
+fn uneven_schedules_hold() {
+    let text = std::env::var("FUNK_UNEVEN_SEEDS").unwrap_or_else(|_| "0..120".to_owned());
+    let seeds: Seeds = text.parse().expect("FUNK_UNEVEN_SEEDS=A..B");
+    let (mut asked, mut proposed) = (0, 0);
+    for seed in seeds.from..seeds.to {
+        match funk_sim_tests::engine_world::run_uneven(seed, false) {
+            Ok(outcome) => {
+                asked += outcome.tally.count("weights asked for");
+                proposed += outcome.tally.count("maps proposed");
+            }
+            Err(failure) => panic!("uneven: {failure}"),
+        }
+    }
+    println!("{proposed} maps, weights asked for {asked} times");
+    let schedules = seeds.to - seeds.from;
+    assert!(asked > schedules / 4 && proposed > schedules * 5);
+}
+
 #[test]
 fn a_seed_means_the_same_schedule_every_time() {
     let run = |seed| {

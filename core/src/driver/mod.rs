@@ -217,6 +217,10 @@ impl Driver {
                 }
                 let _ = done.send(result);
             }
+            Command::SetWeights(weights, done) => {
+                self.handle(Input::SetWeights(weights));
+                let _ = done.send(());
+            }
             Command::StepDown => self.handle(Input::StepDown),
             Command::Leave(done) => {
                 self.leaving.push(done);

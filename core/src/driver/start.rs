@@ -74,6 +74,8 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         bootstrap_expect: checked.bootstrap_expect,
         shards: checked.shards,
         voters: checked.voters,
+        capacity: checked.capacity,
+        max_moves: checked.max_moves,
         timing: checked.timing.clone(),
         tags: checked.tags.clone(),
     };

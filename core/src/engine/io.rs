@@ -97,6 +97,9 @@ pub enum Input {
         /// The newer run, if the peer named it.
         by: Option<BootId>,
     },
+    /// The application asks for these weights, checked by the caller: one for each shard, or `None`: all weigh the same.
+    /// On the leader they come with the next map; on any other node nothing happens.
+    SetWeights(Option<Arc<[u32]>>),
     /// The application asks to leave: drain, then be removed (rule M5).
     Leave,
     /// The application asks that another node leads.

@@ -1,31 +1,34 @@
-//! What a leader does: pings and grants, excuses, and the next map (rules P1, P4, P5, L1 to L5, M4).
+//! What a leader does: pings and grants here, excuses in `pending`, the next map in `balance` (rules P1, P4, P5, L1
+//! to L5, M4, M8).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Counters;
 use super::io::{Output, RaftMembers};
-use super::map_encoding::encode_assignment;
 use super::membership::{Member, MemberState};
 use super::message::{Grant, Message, Ping, Pong};
-use super::placement::{Candidate, place};
 use super::raft_members;
 use super::replicated::Pending;
-use super::shard_map::{Assignment, ShardMap};
-use super::steer::steer;
-use crate::ids::{ClusterId, Instance, LogIndex, MemberKind, NodeId, PeerAddr, ShardId, Term};
+use super::shard_map::ShardMap;
+use crate::ids::{ClusterId, Instance, LogIndex, NodeId, PeerAddr, ShardId, Term};
 use crate::log_message::LogMessage;
 use crate::mutants::{Mutant, mutated};
 use crate::time::Time;
 use crate::timing::Timing;
 use crate::versions::VersionRange;
 
-/// Longest back-off for a shard whose owner does not drain (rule P4).
-const DRAIN_BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// How long a shard is kept away from a node that could not acquire it.
 const AVOID_FOR: Duration = Duration::from_secs(60);
-/// Capacity of every node, until nodes can say another.
-const CAPACITY: u32 = 1;
+
+mod balance;
+mod pending;
+
+use pending::Pin;
+
+/// Weights of the shards, or `None`: all weigh the same.
+pub(super) type Weights = Option<Arc<[u32]>>;
 
 /// What the rest of the engine knows, read-only.
 pub(super) struct Context<'a> {
@@ -42,10 +45,14 @@ pub(super) struct Context<'a> {
     /// The version that the cluster has reached.
     pub(super) version: u8,
     pub(super) voters: usize,
+    /// How many shards may move at a time although they need not; `None`: all.
+    pub(super) max_moves: Option<u32>,
     pub(super) committed: &'a ShardMap,
     pub(super) pending: Option<&'a Pending>,
     /// The proposal that this node itself has drained for.
     pub(super) own_acked: Option<LogIndex>,
+    /// The map of which this node itself serves all that it owns.
+    pub(super) own_served: LogIndex,
     /// Shards that this node itself could not acquire.
     pub(super) own_unacquirable: &'a [ShardId],
     pub(super) members: &'a BTreeMap<NodeId, Member>,
@@ -65,6 +72,8 @@ struct Follower {
     applied: (LogIndex, Time),
     /// Latest proposal it acknowledged in this term.
     acked: Option<LogIndex>,
+    /// Latest map in force of which it served all that it owns.
+    served: LogIndex,
     /// No grants until a map newer than this is in force (rule L5).
     barred: Option<LogIndex>,
 }
@@ -74,22 +83,6 @@ struct Follower {
 struct InFlight {
     /// When to think it lost: `Propose` is fire-and-observe.
     retry_at: Time,
-}
-
-/// A shard whose owner did not drain stays where it is until then (rule P4).
-#[derive(Debug, Default)]
-struct Pin {
-    until: Time,
-    expired: bool,
-    /// How long it stays at the next failure; zero: it is the first.
-    backoff: Duration,
-}
-
-fn hold(pin: &mut Pin, cx: &Context<'_>) {
-    let backoff = pin.backoff.max(cx.timing.drain_timeout);
-    pin.until = cx.now + backoff;
-    pin.expired = false;
-    pin.backoff = (backoff * 2).min(DRAIN_BACKOFF_MAX);
 }
 
 /// A leader's state, from the deciding vote to the end of its term.
@@ -119,13 +112,17 @@ pub(super) struct Leading {
     /// Members wanted other than those of the map: when to act on it (rule M4).
     settle_at: Option<Time>,
     /// The members for which the committed map was found to need no change.
-    right_for: Option<BTreeSet<Instance>>,
+    right_for: Option<balance::RightFor>,
     /// Something changed that may make `right_for` untrue: look at the map again.
     reconsider: bool,
     pins: BTreeMap<ShardId, Pin>,
     /// Runs that gain nothing for a while, because they still hold on to what they lost before (rule P4).
     benched: BTreeMap<Instance, Pin>,
     avoid: BTreeMap<ShardId, (NodeId, Time)>,
+    /// Weights that the next map brings, if it is to bring any.
+    weights: Option<Weights>,
+    /// When the map in force was applied here, or this leader became ready.
+    in_force_since: Time,
     changing_members: bool,
     /// When a configuration change may be tried again: the last one was refused.
     change_members_at: Time,
@@ -157,6 +154,8 @@ impl Leading {
             pins: BTreeMap::new(),
             benched: BTreeMap::new(),
             avoid: BTreeMap::new(),
+            weights: None,
+            in_force_since: now,
             changing_members: false,
             change_members_at: now,
             holds_version_back: false,
@@ -204,6 +203,7 @@ impl Leading {
         }
         self.ready = Some((now, previous));
         self.awake_since = now;
+        self.in_force_since = now;
         self.next_ping = now;
     }
 
@@ -213,8 +213,11 @@ impl Leading {
         self.settle_at = None;
     }
 
-    pub(super) fn handle_committed(&mut self, map: &ShardMap) {
+    pub(super) fn handle_committed(&mut self, now: Time, map: &ShardMap) {
         self.in_flight = None;
+        self.in_force_since = now;
+        self.weights
+            .take_if(|weights| weights.as_ref() == map.weights());
         self.excused.clear();
         self.reconsider = true;
         // A shard that moved after all begins anew with the shortest back-off.
@@ -293,6 +296,7 @@ impl Leading {
         if follower.applied.0 < pong.applied {
             follower.applied = (pong.applied, cx.now);
         }
+        follower.served = follower.served.max(pong.served);
         // An acknowledgement counts in the term of the leader that it was given to (rule P5).
         if pong.term == self.term {
             follower.acked = follower.acked.max(pong.acked);
@@ -532,278 +536,6 @@ impl Leading {
         granted.max(self.elected_at + starred(inherited))
     }
 
-    // Proposals.
-
-    fn drive_pending(
-        &mut self,
-        cx: &Context<'_>,
-        pending: &Pending,
-        out: &mut VecDeque<Output>,
-        counters: &mut Counters,
-    ) {
-        let index = pending.map.index();
-        let mut all_acked = true;
-        let mut names_excused = false;
-        let mut stuck = Vec::new();
-        for instance in pending.ack_set.iter() {
-            if self.has_acked(cx, instance, index) {
-                continue;
-            }
-            if self.is_silent(cx, instance, index) {
-                let follower = self.followers.entry(instance.clone()).or_default();
-                follower.barred.get_or_insert(cx.committed.index());
-                let lapses_at = self.lapses_at(cx, instance);
-                if cx.now >= lapses_at {
-                    if self.excused.insert(instance.clone()) {
-                        counters.add("excused nodes");
-                    }
-                    names_excused |= pending
-                        .map
-                        .members()
-                        .iter()
-                        .any(|member| member.instance == *instance);
-                    continue;
-                }
-                all_acked = false;
-                self.wake(Some(lapses_at));
-                continue;
-            }
-            if !self.excused.contains(instance)
-                && let Some(follower) = self.followers.get_mut(instance)
-            {
-                // It answers again before it was excused: nothing was decided without it.
-                follower.barred = None;
-            }
-            all_acked = false;
-            match self.drain_deadline(cx, instance, index) {
-                Some(deadline) if cx.now >= deadline => stuck.push(instance.clone()),
-                deadline => self.wake(deadline),
-            }
-        }
-        if names_excused {
-            self.propose(cx, "an excused node is left out", out);
-        } else if !stuck.is_empty() {
-            counters.add("drains given up");
-            stuck
-                .iter()
-                .for_each(|instance| self.give_drain_up(cx, pending, instance));
-            self.propose(cx, "shards that do not drain stay", out);
-        } else if all_acked {
-            self.send(
-                cx,
-                LogMessage::ShardMapCommitted {
-                    map: index,
-                    term: self.term,
-                },
-                out,
-            );
-        }
-    }
-
-    fn has_acked(&self, cx: &Context<'_>, instance: &Instance, index: LogIndex) -> bool {
-        let acked = if instance == cx.me {
-            cx.own_acked
-        } else {
-            self.followers.get(instance).and_then(|f| f.acked)
-        };
-        acked == Some(index) || acked.is_some() && mutated(Mutant::AnyAckCounts)
-    }
-
-    /// Rule L5 (a): it answers no pings, or has not applied the proposal within the ack timeout.
-    fn is_silent(&mut self, cx: &Context<'_>, instance: &Instance, index: LogIndex) -> bool {
-        if instance == cx.me {
-            return false;
-        }
-        let applied = self
-            .followers
-            .get(instance)
-            .map_or(LogIndex(0), |follower| follower.applied.0);
-        let deadline = self.pending_since.max(self.awake_since) + cx.timing.ack_timeout;
-        if !self.is_alive(cx, instance) || (applied < index && cx.now >= deadline) {
-            return true;
-        }
-        let heard = self
-            .followers
-            .get(instance)
-            .and_then(|follower| follower.heard)
-            .unwrap_or_default();
-        self.wake(Some(heard.max(self.awake_since) + cx.timing.dead_after));
-        self.wake((applied < index).then_some(deadline));
-        false
-    }
-
-    /// Rule P4: until when a live node may drain; `None` while it has not applied the proposal.
-    fn drain_deadline(
-        &self,
-        cx: &Context<'_>,
-        instance: &Instance,
-        index: LogIndex,
-    ) -> Option<Time> {
-        let applied_at = if instance == cx.me {
-            self.pending_since
-        } else {
-            let (applied, at) = self.followers.get(instance)?.applied;
-            (applied >= index).then_some(at)?
-        };
-        Some(applied_at.max(self.pending_since) + cx.timing.drain_timeout)
-    }
-
-    /// The shards that the instance loses stay for a while, twice as long at every failure; and the others that it
-    /// has stay with them, or the next proposal would take those for the balance's sake and wait for it again.
-    /// An instance that loses none still holds on to a shard that it lost in an earlier step: it gains nothing.
-    fn give_drain_up(&mut self, cx: &Context<'_>, pending: &Pending, instance: &Instance) {
-        let owned: Vec<ShardId> = cx.committed.owned_by(instance).map(|(s, _)| s).collect();
-        let lost = |shard: &ShardId| pending.map.owner(*shard) != Some(instance);
-        let benched = !owned.iter().any(lost);
-        for shard in owned {
-            hold(self.pins.entry(shard).or_default(), cx);
-        }
-        if benched {
-            hold(self.benched.entry(instance.clone()).or_default(), cx);
-        }
-    }
-
-    fn drive_idle(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
-        let wanted = self.wanted(cx);
-        let alone = || cx.raft.members.keys().all(|id| id.node == cx.me.node);
-        if wanted.is_empty() && (cx.may_own || !alone()) {
-            return;
-        }
-        let instances: BTreeSet<Instance> = wanted
-            .iter()
-            .map(|candidate| candidate.instance.clone())
-            .collect();
-        if std::mem::take(&mut self.reconsider) {
-            self.right_for = None;
-        }
-        if self.right_for.as_ref() == Some(&instances) {
-            self.settle_at = None;
-            return;
-        }
-        let held: BTreeSet<Instance> = cx
-            .committed
-            .members()
-            .iter()
-            .map(|member| member.instance.clone())
-            .collect();
-        let lost = held.difference(&instances).next().is_some();
-        if held != instances && !self.has_settled(cx, lost) {
-            return;
-        }
-        self.settle_at = None;
-        if changes(&self.next_assignment(cx, &wanted), cx.committed) {
-            let reason = if held == instances {
-                "balance"
-            } else if lost {
-                "a node went"
-            } else {
-                "a node came"
-            };
-            self.propose(cx, reason, out);
-        } else {
-            self.right_for = Some(instances);
-        }
-    }
-
-    /// Rule M4: changes that come shortly after one another become one map.
-    fn has_settled(&mut self, cx: &Context<'_>, lost: bool) -> bool {
-        let settle = if lost {
-            cx.timing.settle_deaths
-        } else {
-            cx.timing.settle_joins
-        };
-        let settle_at = self
-            .settle_at
-            .map_or(cx.now + settle, |at| at.min(cx.now + settle));
-        self.settle_at = Some(settle_at);
-        self.wake(Some(settle_at));
-        cx.now >= settle_at
-    }
-
-    /// Who should own shards: live members of the raft group that are not leaving and have caught up.
-    fn wanted(&mut self, cx: &Context<'_>) -> Vec<Candidate> {
-        let nodes: BTreeSet<NodeId> = cx.raft.members.keys().map(|id| id.node.clone()).collect();
-        let mut wanted = Vec::new();
-        for node in nodes {
-            let instance = if node == cx.me.node {
-                cx.me.clone()
-            } else {
-                self.newest_run(cx, &node)
-            };
-            if self.is_wanted(cx, &instance) {
-                wanted.push(Candidate {
-                    instance,
-                    capacity: CAPACITY,
-                });
-            }
-        }
-        wanted
-    }
-
-    fn is_wanted(&mut self, cx: &Context<'_>, instance: &Instance) -> bool {
-        if self.benched.get(instance).is_some_and(|pin| !pin.expired) {
-            return false;
-        }
-        if instance == cx.me {
-            return cx.may_own;
-        }
-        let kept = cx
-            .committed
-            .member(&instance.node)
-            .is_some_and(|member| member.instance == *instance);
-        let follower = self.followers.get(instance);
-        let heard = follower.and_then(|follower| follower.heard);
-        let caught_up = follower.is_some_and(|follower| follower.applied.0 >= cx.committed.index());
-        let says_goodbye = cx.members.get(&instance.node).is_some_and(|member| {
-            let going = matches!(member.state, MemberState::Leaving | MemberState::Left);
-            member.kind == MemberKind::NonMember || (going && member.instance == *instance)
-        });
-        let fit = kept || (heard.is_some() && caught_up);
-        let alive = fit && self.is_alive(cx, instance);
-        if alive {
-            self.wake(Some(
-                heard.unwrap_or_default().max(self.awake_since) + cx.timing.dead_after,
-            ));
-        }
-        alive && !says_goodbye && !self.excused.contains(instance)
-    }
-
-    /// Whether the owner of a pinned shard is still there to hold on to it. Wakes when it may be no more.
-    fn holds_on(&mut self, cx: &Context<'_>, shard: ShardId) -> bool {
-        let Some(owner) = cx.committed.owner(shard) else {
-            return false;
-        };
-        let alive = self.is_alive(cx, owner) && !self.excused.contains(owner);
-        if alive && owner != cx.me {
-            let heard = self.followers.get(owner).and_then(|f| f.heard);
-            let since = heard.unwrap_or_default().max(self.awake_since);
-            self.wake(Some(since + cx.timing.dead_after));
-        }
-        alive
-    }
-
-    fn next_assignment(&self, cx: &Context<'_>, wanted: &[Candidate]) -> Assignment {
-        let shards = if cx.committed.shards() == 0 {
-            cx.shards
-        } else {
-            cx.committed.shards()
-        };
-        let pinned = self
-            .pins
-            .iter()
-            .filter(|(_, pin)| !pin.expired)
-            .map(|(&shard, _)| shard)
-            .collect();
-        let mut assignment = place(cx.committed, shards, wanted, &pinned);
-        steer(
-            &mut assignment,
-            wanted,
-            &pinned,
-            self.avoid.iter().map(|(&shard, (node, _))| (shard, node)),
-        );
-        assignment
-    }
-
     /// Proposes that the cluster reaches the newest version that all speak; whether it did.
     ///
     /// This is the only place where the version rises, and nothing of a later one is ever proposed: see `send`.
@@ -833,24 +565,6 @@ impl Leading {
         true
     }
 
-    /// Proposes the next map, computed from the committed one. It supersedes whatever is pending (rule P2).
-    fn propose(&mut self, cx: &Context<'_>, reason: &str, out: &mut VecDeque<Output>) {
-        let wanted = self.wanted(cx);
-        let assignment = self.next_assignment(cx, &wanted);
-        let base = cx.committed.index();
-        let assignment = encode_assignment(&assignment, Some(cx.committed));
-        self.settle_at = None;
-        self.send(
-            cx,
-            LogMessage::ProposedShardMap {
-                base,
-                assignment,
-                reason: reason.to_owned(),
-            },
-            out,
-        );
-    }
-
     fn send(&mut self, cx: &Context<'_>, message: LogMessage, out: &mut VecDeque<Output>) {
         let retry_at = cx.now + cx.timing.election_max;
         self.in_flight = Some(InFlight { retry_at });
@@ -859,35 +573,6 @@ impl Leading {
             term: self.term,
             message,
         });
-    }
-
-    /// Pins and avoidances that have run out are a reason to look at the map again.
-    fn expire(&mut self, cx: &Context<'_>) {
-        let now = cx.now;
-        let mut any = false;
-        let held = |(&shard, pin): (&ShardId, &Pin)| (!pin.expired).then_some(shard);
-        let held: Vec<ShardId> = self.pins.iter().filter_map(held).collect();
-        for shard in held {
-            // Whoever would not let go of it is gone: it need not wait.
-            any |= !self.holds_on(cx, shard) && self.pins.remove(&shard).is_some();
-        }
-        let pins = self.pins.values_mut().chain(self.benched.values_mut());
-        for pin in pins.filter(|pin| !pin.expired && pin.until <= now) {
-            // It is kept: the next back-off depends on it.
-            pin.expired = true;
-            any = true;
-        }
-        let avoided = self.avoid.len();
-        self.avoid.retain(|_, (_, until)| *until > now);
-        any |= self.avoid.len() != avoided;
-        self.reconsider |= any;
-        let pins = self.pins.values().chain(self.benched.values());
-        let next = pins
-            .filter(|pin| !pin.expired)
-            .map(|pin| pin.until)
-            .chain(self.avoid.values().map(|&(_, until)| until))
-            .min();
-        self.wake(next);
     }
 
     // The raft configuration.
@@ -962,11 +647,4 @@ fn spoken_by_all(cx: &Context<'_>) -> u8 {
 
 fn names(map: &ShardMap, node: &NodeId) -> bool {
     map.member(node).is_some()
-}
-
-/// Whether the assignment gives any shard or member another place than the map does.
-fn changes(assignment: &Assignment, map: &ShardMap) -> bool {
-    assignment.members != map.members()
-        || (0..map.shards())
-            .any(|shard| assignment.owners[shard as usize] != map.worker(ShardId(shard)))
 }

@@ -21,6 +21,7 @@ pub(super) fn membership_config(config: &EngineConfig) -> MembershipConfig {
         store: config.store,
         kind: config.kind,
         expect: config.bootstrap_expect,
+        capacity: config.capacity,
         tags: config.tags.clone(),
         versions: config.versions,
         timing: MembershipTiming {

@@ -59,6 +59,8 @@ pub struct Pong {
     pub applied: LogIndex,
     /// The latest proposal whose lost shards the sender has fully drained; acknowledges it in `term`.
     pub acked: Option<LogIndex>,
+    /// The latest map in force of which the sender serves all that it owns; 0 while it is to serve more (rule M8).
+    pub served: LogIndex,
     /// Shards that the sender owns but could not acquire, at most [`MAX_UNACQUIRABLE`](super::MAX_UNACQUIRABLE) of them.
     pub unacquirable: Vec<ShardId>,
 }

@@ -83,6 +83,10 @@ pub struct EngineConfig {
     pub shards: u32,
     /// How many voters the leader keeps (rule M3).
     pub voters: usize,
+    /// What share of the load this node takes, compared to others: 1 to [`MAX_CAPACITY`](crate::limits::MAX_CAPACITY).
+    pub capacity: u32,
+    /// How many shards may change their owner at a time although they need not, at least 1; `None`: all (rule M8).
+    pub max_moves: Option<u32>,
     /// All times.
     pub timing: Timing,
     /// Tags to begin with.
@@ -304,6 +308,15 @@ impl Engine {
         latest.filter(|map| drained(map)).map(|map| map.index())
     }
 
+    /// The map in force, if this node serves all that it owns in it and keeps; else 0 (rule M8).
+    fn served(&self) -> LogIndex {
+        if self.serving.serves_all() {
+            self.committed.index()
+        } else {
+            LogIndex(0)
+        }
+    }
+
     /// Situations seen so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -363,6 +376,9 @@ impl Engine {
             Input::StoreReplaced(store) => self.handle_store_replaced(store),
             Input::Observed { leader, map } => self.handle_observed(leader, map),
             Input::Superseded { by } => self.handle_superseded(by),
+            Input::SetWeights(weights) => self.with_leading(|leading, cx, _, counters| {
+                leading.handle_weights(cx, weights, counters);
+            }),
             Input::Leave => self.handle_leave(),
             Input::StepDown => self.hand_leadership_on(),
             Input::Stop => self.handle_stop(),
@@ -458,6 +474,7 @@ impl Engine {
             term: self.newest_term,
             applied: self.latest(),
             acked: self.acked(),
+            served: self.served(),
             unacquirable: self.serving.unacquirable().take(MAX_UNACQUIRABLE).collect(),
         };
         self.outputs.push_back(Output::Send {
@@ -576,7 +593,7 @@ impl Engine {
             Change::Committed { map } => {
                 self.set_maps(map.clone(), None);
                 self.emit(Event::MapCommitted(map.index()));
-                self.with_leading(|leading, _, _, _| leading.handle_committed(&map));
+                self.with_leading(|leading, cx, _, _| leading.handle_committed(cx.now, &map));
             }
             Change::Void(_) => {
                 self.counters.add("void entries");
@@ -696,6 +713,7 @@ impl Engine {
         act: impl FnOnce(&mut Leading, &Context<'_>, &mut VecDeque<Output>, &mut Counters),
     ) {
         let own_acked = self.acked();
+        let own_served = self.served();
         let own_unacquirable: Vec<ShardId> = self.serving.unacquirable().collect();
         let Some(leading) = &mut self.leading else {
             return;
@@ -710,9 +728,11 @@ impl Engine {
             versions: self.config.versions,
             version: self.version,
             voters: self.config.voters,
+            max_moves: self.config.max_moves,
             committed: &self.committed,
             pending: self.pending.as_ref(),
             own_acked,
+            own_served,
             own_unacquirable: &own_unacquirable,
             members: self.membership.members(),
             raft: &self.raft,

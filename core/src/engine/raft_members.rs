@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::io::{MemberChange, RaftMembers};
-use super::membership::{Member, MemberState};
+use super::membership::{Member, MemberState, ZONE_TAG};
 use crate::ids::{Instance, LogIndex, MemberKind, NodeId, RaftId};
 use crate::mutants::{Mutant, mutated};
 use crate::timing::Timing;
@@ -52,6 +52,11 @@ impl Situation<'_> {
         let present =
             |member: &Member| matches!(member.state, MemberState::Alive | MemberState::Suspect);
         self.members.get(node).is_some_and(present)
+    }
+
+    /// What fails together with the node, as it says itself.
+    fn zone(&self, node: &NodeId) -> Option<&str> {
+        self.members.get(node)?.tags.get(ZONE_TAG)
     }
 
     fn has_caught_up(&self, id: &RaftId) -> bool {
@@ -126,33 +131,75 @@ fn dismiss(s: &Situation<'_>, next: &mut MemberChange) {
     next.voters.retain(|id| !gone(id));
 }
 
-/// Keeps as many voters as asked for: dead ones are replaced, free places filled (rule M3).
+/// Keeps as many voters as asked for, spread over zones: dead ones are replaced, free places filled (rule M3).
 fn choose_voters(s: &Situation<'_>, next: &mut MemberChange) {
-    let promotable = |next: &MemberChange| {
-        let fit = |id: &&RaftId| {
-            let node = &id.node;
-            !next.voters.contains(*id)
-                && s.kind(node) == MemberKind::Voter
-                && s.is_live(id)
-                && !s.is_going(node)
-        };
-        next.members
-            .keys()
-            .filter(fit)
-            .find(|id| s.has_caught_up(id))
-            .cloned()
-    };
     let replaceable =
         |id: &RaftId| id.node != *s.me && (s.silent_for)(&id.node) >= s.timing.replace_after;
     while next.voters.len() < s.voters {
-        let Some(id) = promotable(next) else { return };
+        let Some(id) = promotable(s, next, None, false) else {
+            break;
+        };
         next.voters.insert(id);
     }
     while let Some(dead) = next.voters.iter().find(|id| replaceable(id)).cloned() {
-        let Some(id) = promotable(next) else { return };
+        let Some(id) = promotable(s, next, Some(&dead), false) else {
+            return;
+        };
         next.voters.remove(&dead);
         next.voters.insert(id);
     }
+    while next.voters.len() >= s.voters
+        && let Some((crowded, id)) = spread(s, next)
+    {
+        next.voters.remove(&crowded);
+        next.voters.insert(id);
+    }
+}
+
+/// A node that may become a voter, of the zone that has the fewest of them, `without` this one; then by name. If
+/// `zoned`, only one that says its zone.
+fn promotable(
+    s: &Situation<'_>,
+    next: &MemberChange,
+    without: Option<&RaftId>,
+    zoned: bool,
+) -> Option<RaftId> {
+    let fit = |id: &&RaftId| {
+        let node = &id.node;
+        !next.voters.contains(*id)
+            && s.kind(node) == MemberKind::Voter
+            && s.is_live(id)
+            && !s.is_going(node)
+            && s.has_caught_up(id)
+            && (!zoned || s.zone(node).is_some())
+    };
+    let voters = |zone: Option<&str>| {
+        let staying = next.voters.iter().filter(|&id| Some(id) != without);
+        staying.filter(|id| s.zone(&id.node) == zone).count()
+    };
+    let candidates = next.members.keys().filter(fit);
+    candidates
+        .min_by_key(|id| voters(s.zone(&id.node)))
+        .cloned()
+}
+
+/// A voter to be replaced by a node of a zone that has at least two voters fewer. Each such exchange makes zones more
+/// alike, so it ends, and the loss of one zone of three takes no more voters than it must.
+///
+/// Only if each voter says its zone: one whose tags are still on their way would seem to be in none.
+fn spread(s: &Situation<'_>, next: &MemberChange) -> Option<(RaftId, RaftId)> {
+    let zones = |id: &RaftId| s.zone(&id.node);
+    if !next.voters.iter().all(|id| zones(id).is_some()) {
+        return None;
+    }
+    let voters = |zone: Option<&str>| next.voters.iter().filter(|id| zones(id) == zone).count();
+    let id = promotable(s, next, None, true)?;
+    let least = voters(zones(&id));
+    let crowded = |id: &&RaftId| id.node != *s.me && voters(zones(id)) >= least + 2;
+    // Of the fullest zone one that does not answer, if there is one; else the last by name.
+    let crowded = next.voters.iter().filter(crowded);
+    let last = crowded.max_by_key(|id| (voters(zones(id)), !s.is_live(id)))?;
+    Some((last.clone(), id))
 }
 
 /// Never fewer live voters than a quorum (rule M2), and never none.
@@ -230,12 +277,42 @@ mod tests {
                 kind: MemberKind::Voter,
                 expect: 0,
                 versions: crate::versions::VersionRange::SPOKEN,
+                capacity: 1,
                 state: MemberState::Alive,
                 tag_version: 0,
                 tags: Arc::new(Tags::default()),
                 since: Time(0),
             };
             self.members.insert(node, member);
+        }
+
+        fn zone(&mut self, node: &str, zone: &str) {
+            let mut tags = Tags::default();
+            tags.insert(ZONE_TAG, zone).unwrap();
+            let member = self.members.get_mut(&NodeId::new(node).unwrap());
+            member.unwrap().tags = Arc::new(tags);
+        }
+
+        /// Of all these members only the first vote.
+        fn demote(&mut self, from: usize) {
+            let voters = std::mem::take(&mut self.raft.voters[0]);
+            self.raft.voters[0] = voters.into_iter().take(from).collect();
+        }
+
+        /// Carries out one change after the other until none is wanted; how many that were.
+        fn settle(&mut self) -> usize {
+            for count in 0..20 {
+                let Some(next) = self.next() else {
+                    return count;
+                };
+                (self.raft.voters, self.raft.members) = (vec![next.voters], next.members);
+            }
+            panic!("it does not end")
+        }
+
+        fn voters(&self) -> Vec<&str> {
+            let voters = self.raft.voters[0].iter();
+            voters.map(|id| id.node.as_str()).collect()
         }
 
         fn silence(&mut self, node: &str, span: Duration) {
@@ -383,5 +460,107 @@ mod tests {
         assert_eq!(next.voters, BTreeSet::from(five));
         world.voters = 4;
         assert_eq!(world.next().unwrap().voters.len(), 4);
+    }
+
+    const NINE: [&str; 9] = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8"];
+
+    /// Nine nodes, of which the first `voting` vote, in zones as given.
+    fn zoned(voting: usize, voters: usize, zones: &str) -> World {
+        let mut world = World::new(&NINE[..zones.len()]);
+        world.demote(voting);
+        world.voters = voters;
+        for (node, zone) in NINE.iter().zip(zones.chars()) {
+            if zone != '-' {
+                world.zone(node, &zone.to_string());
+            }
+        }
+        world
+    }
+
+    #[test]
+    fn m3_free_places_go_to_zones_with_the_fewest_voters() {
+        let mut world = zoned(1, 5, "aaaabbbcc");
+        world.settle();
+        assert_eq!(world.voters(), ["n0", "n1", "n4", "n5", "n7"]);
+    }
+
+    #[test]
+    fn m3_a_dead_voter_is_replaced_from_its_own_zone_if_that_has_the_fewest_then() {
+        let mut world = zoned(5, 5, "abcabcabc");
+        world.silence("n2", LONG);
+        world.settle();
+        assert_eq!(world.voters(), ["n0", "n1", "n3", "n4", "n5"]);
+    }
+
+    #[test]
+    fn m3_voters_move_to_a_zone_that_comes_later_and_the_leader_stays() {
+        let mut world = zoned(5, 5, "aaabbccc");
+        assert_eq!(world.voters(), ["n0", "n1", "n2", "n3", "n4"]);
+        world.settle();
+        assert_eq!(world.voters(), ["n0", "n1", "n3", "n4", "n5"], "2, 2 and 1");
+        assert_eq!(world.settle(), 0, "and there it rests");
+        let mut world = zoned(3, 3, "aaabc");
+        world.settle();
+        assert_eq!(world.voters(), ["n0", "n3", "n4"]);
+    }
+
+    #[test]
+    fn m3_a_silent_voter_of_a_crowded_zone_goes_first() {
+        let mut world = zoned(5, 5, "aaabbc");
+        world.silence("n1", Duration::from_secs(1));
+        world.settle();
+        assert_eq!(world.voters(), ["n0", "n2", "n3", "n4", "n5"]);
+    }
+
+    #[test]
+    fn m3_while_a_voter_does_not_say_its_zone_no_healthy_one_is_replaced() {
+        let mut world = zoned(5, 5, "aaa-bccc");
+        assert_eq!(world.settle(), 0);
+        let mut world = zoned(5, 5, "aaabb---");
+        assert_eq!(world.settle(), 0, "and no node without a zone replaces one");
+        let mut world = zoned(5, 5, "aaabb-c");
+        world.settle();
+        assert_eq!(
+            world.voters(),
+            ["n0", "n1", "n3", "n4", "n6"],
+            "but another does"
+        );
+    }
+
+    #[test]
+    fn m3_with_three_zones_no_loss_of_one_takes_a_quorum() {
+        // All ways to put seven nodes into three zones of which none is empty, whoever votes at first.
+        for code in 0..3_usize.pow(7) {
+            let zones: String = (0..7)
+                .map(|at| ['a', 'b', 'c'][code / 3_usize.pow(at) % 3])
+                .collect();
+            let size = |zone: char| zones.chars().filter(|&z| z == zone).count();
+            for (voting, voters) in [(1, 3), (3, 3), (5, 5), (2, 5)] {
+                let mut world = zoned(voting, voters, &zones);
+                world.settle();
+                let in_zone = |zone: char| {
+                    let of = |node: &&&str| {
+                        zones
+                            .chars()
+                            .nth(NINE.iter().position(|n| **n == ***node).unwrap())
+                    };
+                    world
+                        .voters()
+                        .iter()
+                        .filter(|node| of(node) == Some(zone))
+                        .count()
+                };
+                let counts = ['a', 'b', 'c'].map(in_zone);
+                assert_eq!(counts.iter().sum::<usize>(), voters, "{zones}");
+                let most = *counts.iter().max().unwrap();
+                // A zone has more than another only if that one has no more nodes.
+                for (zone, count) in ['a', 'b', 'c'].into_iter().zip(counts) {
+                    assert!(
+                        count + 1 >= most || count == size(zone),
+                        "{zones}: {counts:?}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Serving {
     desired: BTreeMap<ShardId, Epoch>,
     draining: BTreeSet<ShardId>,
     failing: BTreeSet<ShardId>,
+    /// How many slots are open; all of them are desired.
+    opened: usize,
     /// What the latest change of the maps closed; only a deliberate fault looks at it.
     closed_latest: Vec<ShardId>,
 }
@@ -83,6 +85,7 @@ impl Serving {
         let mut steps = Steps::default();
         for (&shard, slot) in &mut self.slots {
             if self.desired.get(&shard) != Some(&slot.epoch) && slot.stage != Stage::Draining {
+                self.opened -= usize::from(slot.stage == Stage::Open);
                 slot.stage = Stage::Draining;
                 self.draining.insert(shard);
                 self.failing.remove(&shard);
@@ -116,8 +119,9 @@ impl Serving {
         let mut steps = Steps::default();
         for &(shard, epoch) in shards {
             if let Some(slot) = self.acquiring(shard, epoch) {
-                slot.stage = Stage::Open;
+                let was_open = std::mem::replace(&mut slot.stage, Stage::Open) == Stage::Open;
                 slot.failures = 0;
+                self.opened += usize::from(!was_open);
                 steps.open.push((shard, epoch));
                 self.failing.remove(&shard);
             }
@@ -223,6 +227,11 @@ impl Serving {
         self.slots.values().any(|slot| slot.stage == Stage::Open)
     }
 
+    /// Whether everything that should be served is: no `acquire` hook has still to end.
+    pub(super) fn serves_all(&self) -> bool {
+        self.opened == self.desired.len()
+    }
+
     /// Shards whose `acquire` hook failed too often.
     pub(super) fn unacquirable(&self) -> impl Iterator<Item = ShardId> + '_ {
         let fails = |shard: &&ShardId| {
@@ -249,5 +258,7 @@ impl Serving {
                 slot.epoch
             );
         }
+        let open = |slot: &&Slot| slot.stage == Stage::Open;
+        assert_eq!(self.slots.values().filter(open).count(), self.opened);
     }
 }

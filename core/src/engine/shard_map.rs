@@ -29,6 +29,15 @@ pub struct Assignment {
     pub weights: Option<Arc<[u32]>>,
 }
 
+impl Assignment {
+    /// What the shard weighs; 1 if there are no weights.
+    pub(super) fn weight(&self, shard: ShardId) -> u64 {
+        let weights = self.weights.as_ref();
+        let weight = weights.and_then(|weights| weights.get(shard.0 as usize));
+        u64::from(weight.copied().unwrap_or(1).max(1))
+    }
+}
+
 /// Why an assignment does not fit.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AssignmentError {

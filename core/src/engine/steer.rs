@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::placement::Candidate;
+use super::placement::{Candidate, loads_by};
 use super::shard_map::Assignment;
 use crate::ids::{NodeId, ShardId, WorkerId};
 
@@ -23,6 +23,9 @@ pub(super) fn steer<'a>(
         |a: &Assignment, shard: ShardId, worker| a.owners.get(shard.0 as usize) == Some(&worker);
     if !avoid.iter().any(|(&s, &w)| stands(assignment, s, w)) {
         return;
+    }
+    if !are_alike(assignment, nodes) {
+        return steer_by_weight(assignment, nodes, pinned, &avoid);
     }
     let mut loads: BTreeMap<WorkerId, Vec<ShardId>> = nodes
         .iter()
@@ -63,6 +66,72 @@ pub(super) fn steer<'a>(
     }
 }
 
+/// Whether all shards weigh the same and all nodes have the same capacity.
+fn are_alike(assignment: &Assignment, nodes: &[Candidate]) -> bool {
+    let weights = assignment.weights.as_deref().unwrap_or_default();
+    weights.iter().all(|weight| *weight == weights[0])
+        && nodes.iter().all(|node| node.capacity == nodes[0].capacity)
+}
+
+/// The same where weights or capacities differ: to the node that lacks most, alone or for the shard whose weight is
+/// nearest, if that takes neither node farther from what it is allowed. A shard for which there is no such node stays:
+/// the next map would only move it back.
+fn steer_by_weight(
+    assignment: &mut Assignment,
+    nodes: &[Candidate],
+    pinned: &BTreeSet<ShardId>,
+    avoid: &BTreeMap<ShardId, WorkerId>,
+) {
+    let mut loads = loads_by(assignment, nodes, pinned);
+    for (&shard, &avoided) in avoid {
+        let Some(&(own_share, own_load)) = loads.get(&avoided) else {
+            continue;
+        };
+        if assignment.owners.get(shard.0 as usize) != Some(&avoided) {
+            continue;
+        }
+        let weight = assignment.weight(shard);
+        let mut others: Vec<WorkerId> = loads.keys().copied().filter(|w| *w != avoided).collect();
+        others.sort_by_key(|other| {
+            let (share, load) = loads[other];
+            (std::cmp::Reverse(share.lacks(load)), *other)
+        });
+        let found = others.into_iter().find_map(|other| {
+            let (share, load) = loads[&other];
+            let off = own_share.off(own_load) + share.off(load);
+            let fits = |back: u64| {
+                own_share.off(own_load - weight + back) + share.off(load + weight - back) <= off
+            };
+            if fits(0) {
+                return Some((other, None));
+            }
+            let shards = (0..assignment.owners.len() as u32).map(ShardId);
+            let may_go = |s: &ShardId| {
+                assignment.owners[s.0 as usize] == other
+                    && !pinned.contains(s)
+                    && avoid.get(s) != Some(&avoided)
+                    && fits(assignment.weight(*s))
+            };
+            let nearest = shards.filter(may_go);
+            let nearest = nearest.min_by_key(|s| (assignment.weight(*s).abs_diff(weight), *s));
+            nearest.map(|swap| (other, Some(swap)))
+        });
+        let Some((other, swap)) = found else {
+            continue;
+        };
+        let mut give = |shard: ShardId, from: WorkerId, to: WorkerId| {
+            let weight = assignment.weight(shard);
+            assignment.owners[shard.0 as usize] = to;
+            loads.entry(from).and_modify(|(_, load)| *load -= weight);
+            loads.entry(to).and_modify(|(_, load)| *load += weight);
+        };
+        give(shard, avoided, other);
+        if let Some(swap) = swap {
+            give(swap, other, avoided);
+        }
+    }
+}
+
 fn worker_of(assignment: &Assignment, node: &NodeId) -> Option<WorkerId> {
     let members = &assignment.members;
     let at = members.binary_search_by(|member| member.instance.node.cmp(node));
@@ -71,7 +140,7 @@ fn worker_of(assignment: &Assignment, node: &NodeId) -> Option<WorkerId> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::placement::place;
+    use super::super::placement::{place, place_by};
     use super::super::shard_map::ShardMap;
     use super::*;
     use crate::ids::{BootId, Instance, LogIndex};
@@ -113,6 +182,28 @@ mod tests {
         assert_eq!(after.counts()[0], 1, "only what is pinned");
     }
 
+    #[test]
+    fn by_weight_a_shard_goes_for_one_that_weighs_about_the_same() {
+        let weights: std::sync::Arc<[u32]> = vec![9, 1, 1, 1, 8, 2, 2, 1].into();
+        let nodes = candidates(0..2);
+        let mut assignment = placed(8, &nodes);
+        assignment.weights = Some(weights);
+        // 12 and 13 of 25.
+        steer(
+            &mut assignment,
+            &nodes,
+            &BTreeSet::new(),
+            [(ShardId(0), &nodes[0].instance.node)].into_iter(),
+        );
+        let owners: Vec<u16> = assignment.owners.iter().map(|owner| owner.0).collect();
+        assert_ne!(owners[0], 1);
+        let loads = loads_by(&assignment, &nodes, &BTreeSet::new());
+        assert!(
+            loads.values().all(|(share, load)| share.allows(*load)),
+            "{owners:?}"
+        );
+    }
+
     proptest! {
         #[test]
         fn balance_pins_and_wishes_hold(
@@ -150,6 +241,34 @@ mod tests {
             if wishes.len() <= 1 {
                 let again = after.clone();
                 steer(&mut after, &nodes, &pinned, wishes.into_iter());
+                prop_assert_eq!(after, again, "what fits is left alone");
+            }
+        }
+
+        #[test]
+        fn by_weight_balance_and_pins_hold_too(
+            weights in prop::collection::vec(1u32..20, 1..60),
+            capacities in prop::collection::vec(1u32..4, 1..6),
+            wishes in prop::collection::btree_map(0u32..60, 0u64..6, 0..12),
+            pins in prop::collection::btree_set(0u32..60, 0..6),
+        ) {
+            let mut nodes = candidates(0..capacities.len() as u64);
+            nodes.iter_mut().zip(capacities).for_each(|(node, capacity)| node.capacity = capacity);
+            let (shards, weights) = (weights.len() as u32, weights.into());
+            let before = place_by(Some(&weights), &ShardMap::empty(), shards, &nodes, &BTreeSet::new());
+            let pinned: BTreeSet<ShardId> = pins.into_iter().map(ShardId).collect();
+            let all = candidates(0..6);
+            let wishes = wishes.iter().map(|(&shard, &node)| (ShardId(shard), &all[node as usize].instance.node));
+            let mut after = before.clone();
+            steer(&mut after, &nodes, &pinned, wishes.clone());
+            let off = |a: &Assignment| loads_by(a, &nodes, &pinned).values().map(|(share, load)| share.off(*load)).sum::<u64>();
+            prop_assert!(off(&after) <= off(&before));
+            for shard in (0..shards).map(ShardId).filter(|shard| pinned.contains(shard)) {
+                prop_assert_eq!(after.owners[shard.0 as usize], before.owners[shard.0 as usize]);
+            }
+            if wishes.len() <= 1 {
+                let again = after.clone();
+                steer(&mut after, &nodes, &pinned, wishes);
                 prop_assert_eq!(after, again, "what fits is left alone");
             }
         }

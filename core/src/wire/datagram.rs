@@ -136,6 +136,7 @@ mod tests {
             term: Term(3),
             applied: LogIndex(4),
             acked: Some(LogIndex(5)),
+            served: LogIndex(7),
             unacquirable: vec![ShardId(6), ShardId(200)],
         })
     }
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(encode_datagram(&gossip)[..], *b"\x01\x01swim");
         let expected = [2, 1, 5, 3, 0xac, 0x02, 1, 5, 0x81, 0x01, 1];
         assert_eq!(encode_datagram(&ping())[..], expected);
-        let expected = [3, 1, 0xac, 0x02, 1, 2, 3, 4, 1, 5, 2, 6, 0xc8, 0x01];
+        let expected = [3, 1, 0xac, 0x02, 1, 2, 3, 4, 1, 5, 7, 2, 6, 0xc8, 0x01];
         assert_eq!(encode_datagram(&pong())[..], expected);
     }
 
@@ -184,7 +185,7 @@ mod tests {
         longer.push(0);
         assert_eq!(decode_datagram(&longer), Err(WireError::Trailing(1)));
         // A list that claims four billion elements.
-        let hostile = [PONG, 1, 1, 2, 3, 4, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
+        let hostile = [PONG, 1, 1, 2, 3, 4, 0, 7, 0xff, 0xff, 0xff, 0xff, 0x0f];
         assert!(matches!(
             decode_datagram(&hostile),
             Err(WireError::Malformed(_))
@@ -237,6 +238,7 @@ mod tests {
                 term,
                 applied: LogIndex(applied),
                 acked: stamp.map(LogIndex),
+                served: LogIndex(map),
                 unacquirable: shards.into_iter().map(ShardId).collect(),
             });
             for message in [ping, pong] {

@@ -27,6 +27,8 @@ pub enum StreamKind {
     ClientCall = 6,
     /// What a node is at the moment; clients may ask, too.
     Status = 7,
+    /// Weights of all shards, handed to the leader.
+    Weights = 8,
 }
 
 impl StreamKind {
@@ -44,6 +46,7 @@ impl StreamKind {
             5 => Some(Self::Observe),
             6 => Some(Self::ClientCall),
             7 => Some(Self::Status),
+            8 => Some(Self::Weights),
             _ => None,
         }
     }
@@ -150,6 +153,7 @@ pub(super) mod tests {
             StreamKind::Observe,
             StreamKind::ClientCall,
             StreamKind::Status,
+            StreamKind::Weights,
         ];
         for (byte, kind) in (1..).zip(kinds) {
             assert_eq!(accept_bytes(&[byte, 1]).await, Ok(kind));
@@ -164,8 +168,8 @@ pub(super) mod tests {
             Err(AcceptError::UnknownKind(0))
         );
         assert_eq!(
-            accept_bytes(&[8, 1]).await,
-            Err(AcceptError::UnknownKind(8))
+            accept_bytes(&[9, 1]).await,
+            Err(AcceptError::UnknownKind(9))
         );
         assert_eq!(
             accept_bytes(&[1, 9]).await,

@@ -405,6 +405,7 @@ impl HostileMessage {
                 term: Term(term.at(truth.term)),
                 applied: LogIndex(applied.at(truth.index)),
                 acked: acked.map(|acked| LogIndex(acked.at(truth.index))),
+                served: LogIndex(applied.at(truth.index)),
                 unacquirable: unacquirable
                     .iter()
                     .take(MAX_LIST)

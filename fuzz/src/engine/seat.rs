@@ -99,6 +99,9 @@ fn config(setup: &Setup, at: usize, count: usize, boot: BootId, store: StoreId) 
         },
         shards: u32::from(setup.shards) % 48 + 1,
         voters: usize::from(setup.voters) % 5 + 1,
+        // As many setups as there are: nodes of one to three capacities, and a budget in half of them.
+        capacity: u32::from(setup.seed) * at as u32 % 3 + 1,
+        max_moves: (setup.voters % 2 == 1).then_some(u32::from(setup.shards) % 7 + 1),
         timing: timings[usize::from(setup.timing) % timings.len()].clone(),
         tags: Tags::default(),
     }

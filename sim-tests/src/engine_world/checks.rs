@@ -97,7 +97,7 @@ impl World {
             i5_fewest_moves::moves(&base, &pending.map),
             pending.ack_set
         );
-        let verdict = i5_fewest_moves::check(&base, &pending.map, slack);
+        let verdict = i5_fewest_moves::check(&base, &pending.map, slack, self.profile.max_moves);
         self.note(verdict);
         self.handoff_draining(&pending);
     }

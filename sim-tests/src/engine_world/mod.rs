@@ -41,7 +41,7 @@ use process::Process;
 use profile::{FaultKind, Profile};
 use queue::Queue;
 
-pub use run::{Failure, Outcome, run, run_with};
+pub use run::{Failure, Outcome, run, run_uneven, run_with};
 
 /// Nanoseconds of a duration.
 fn ns(span: Duration) -> u64 {
@@ -371,9 +371,25 @@ impl World {
             Event::Resume(node, boot) => self.resume(node, boot),
             Event::Look => {
                 self.check_all_shards();
+                self.ask_for_weights();
                 self.queue.push(self.now + LOOK_EVERY, Event::Look);
             }
             Event::EndOfChaos => self.end_chaos(),
+        }
+    }
+
+    /// The leader is asked for the weights until they are in force.
+    fn ask_for_weights(&mut self) {
+        let (Some(weights), Some(leader)) = (self.profile.weights.clone(), self.leader()) else {
+            return;
+        };
+        let asks = |process: &mut Process| {
+            let map = process.engine.committed();
+            !process.paused && map.shards() != 0 && map.weights() != Some(&weights)
+        };
+        if self.process(leader).is_some_and(asks) {
+            self.tally.add("weights asked for");
+            self.input(leader, Input::SetWeights(Some(weights)));
         }
     }
 

@@ -48,6 +48,8 @@ impl World {
             bootstrap_expect: self.profile.nodes as u16,
             shards: self.profile.shards,
             voters: self.profile.voters,
+            capacity: self.profile.capacities[at % self.profile.capacities.len()],
+            max_moves: self.profile.max_moves,
             timing: self.profile.timing.clone(),
             tags: Tags::default(),
         };

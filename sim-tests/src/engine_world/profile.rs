@@ -1,5 +1,6 @@
 //! What a seed means: every option of a schedule.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use funk::timing::Timing;
@@ -111,6 +112,12 @@ pub struct Profile {
     pub nodes: usize,
     /// Voters that the leader keeps.
     pub voters: usize,
+    /// Capacities of the nodes, repeated if there are more.
+    pub capacities: Vec<u32>,
+    /// How many shards the leader moves at a time although they need not; `None`: all.
+    pub max_moves: Option<u32>,
+    /// Weights of the shards, which some node asks for until they are in force; `None`: nobody asks.
+    pub weights: Option<Arc<[u32]>>,
     /// Shards.
     pub shards: u32,
     /// The nodes' timing.
@@ -167,6 +174,9 @@ impl Profile {
             kind,
             nodes,
             voters: random.pick(&[3, 3, 5, 5, 5, 7]),
+            capacities: vec![1],
+            max_moves: None,
+            weights: None,
             shards: random.pick(&[16, 24, 32, 64]),
             chaos: random.span(ms(10_000), ms(14_000)),
             fault_every: random.span(ms(300), ms(1_500)),
@@ -190,6 +200,28 @@ impl Profile {
             timing,
         };
         profile.bend(random);
+        profile
+    }
+
+    /// The options of this seed, with nodes of different capacities, shards of different weights, and a budget for
+    /// voluntary moves: at least one of them.
+    pub fn uneven(seed: u64) -> Self {
+        let mut profile = Self::new(seed);
+        let random = &mut Random::new(seed ^ 0x00ba_1a4c_ed00);
+        if random.chance(0.6) {
+            profile.capacities = (0..profile.nodes)
+                .map(|_| random.pick(&[1, 1, 2, 3]))
+                .collect();
+        }
+        if random.chance(0.6) {
+            let heaviest = random.pick(&[2, 5, 20]);
+            let weights = (0..profile.shards).map(|_| random.between(1, heaviest) as u32);
+            profile.weights = Some(weights.collect());
+        }
+        let plain = profile.weights.is_none() && profile.capacities.len() == 1;
+        if plain || random.chance(0.6) {
+            profile.max_moves = Some(random.pick(&[1, 2, 3, 8]));
+        }
         profile
     }
 

@@ -24,6 +24,8 @@ pub struct Outcome {
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
+    /// Whether nodes and shards were uneven.
+    pub uneven: bool,
     /// What did not hold.
     pub violation: Violation,
     /// When, in true time.
@@ -36,14 +38,16 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             seed,
+            uneven,
             violation,
             at,
             ..
         } = self;
+        let uneven = if *uneven { " --uneven" } else { "" };
         writeln!(f, "seed {seed} at {at:?}: {violation}")?;
         write!(
             f,
-            "replay: cargo run -p funk-sim-tests --bin sim -- engine replay {seed}"
+            "replay: cargo run -p funk-sim-tests --bin sim -- engine replay {seed}{uneven}"
         )
     }
 }
@@ -64,10 +68,18 @@ pub fn run(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
 
 /// The same with other options than those of the seed.
 pub fn run_with(profile: Profile, seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
-    if trace {
-        println!("{profile:#?}");
+    run_world(World::with(profile, seed, trace), seed, false)
+}
+
+/// The same with uneven nodes and shards: see [`Profile::uneven`].
+pub fn run_uneven(seed: u64, trace: bool) -> Result<Outcome, Box<Failure>> {
+    run_world(World::with(Profile::uneven(seed), seed, trace), seed, true)
+}
+
+fn run_world(mut world: World, seed: u64, uneven: bool) -> Result<Outcome, Box<Failure>> {
+    if world.trace {
+        println!("{:#?}", world.profile);
     }
-    let mut world = World::with(profile, seed, trace);
     let result = catch_unwind(AssertUnwindSafe(|| world.run_to_the_end()));
     let broken = match result {
         Ok(Ok(outcome)) => return Ok(outcome),
@@ -77,6 +89,7 @@ pub fn run_with(profile: Profile, seed: u64, trace: bool) -> Result<Outcome, Box
     let at = Duration::from_nanos(world.now);
     Err(Box::new(Failure {
         seed,
+        uneven,
         violation: broken,
         at,
         tally: world.tally,
@@ -92,11 +105,18 @@ impl World {
         } else {
             Duration::ZERO
         };
+        // A change in steps takes as many as there are shards to move, and each may wait for a hook.
+        let steps = self
+            .profile
+            .max_moves
+            .map_or(0, |most| self.profile.shards / most);
+        let steps = timing.acquire_timeout * steps;
         timing
             .replace_after
             .min(timing.stale_after)
             .max(timing.drain_timeout)
             .max(backoff)
+            + steps
     }
 
     fn run_to_the_end(&mut self) -> Result<Outcome, Violation> {

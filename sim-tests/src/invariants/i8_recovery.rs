@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use funk::engine::placement::Balance;
 use funk::ids::{Epoch, Instance, ShardId};
 
+use super::i5_fewest_moves::sharers;
 use super::{Final, Verdict, Violation, token};
 
 /// Checks all nodes that are there. `pins`: shards may stay where they are although balance would move them.
@@ -55,9 +57,10 @@ pub fn check(nodes: &[Final<'_>], pins: bool) -> Verdict {
     if members != all {
         return wrong(format!("the map names {members:?} where {all:?} are"));
     }
-    let counts = first.committed.counts();
-    if !pins && counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0) > 1 {
-        return wrong(format!("the map is not balanced: {counts:?}"));
+    let balance = Balance::of(first.committed, &sharers(first.committed));
+    if !pins && !balance.holds() {
+        let nodes = &balance.nodes;
+        return wrong(format!("the map is not balanced: {nodes:?}"));
     }
     for shard in (0..first.committed.shards()).map(ShardId) {
         let (owner, epoch) = (first.committed.owner(shard), first.committed.epoch(shard));

@@ -20,6 +20,9 @@ pub(crate) enum Command {
     Replay {
         /// Its seed.
         seed: u64,
+        /// With nodes of different capacities, shards of different weights, and changes in steps.
+        #[arg(long)]
+        uneven: bool,
         /// A deliberate fault to switch on (needs `--cfg funk_mutants`).
         #[arg(long)]
         mutant: Option<String>,
@@ -43,9 +46,10 @@ pub(crate) fn run(command: Command) -> bool {
     match command {
         Command::Replay {
             seed,
+            uneven,
             mutant,
             quiet,
-        } => replay(seed, mutant.as_deref(), !quiet),
+        } => replay(seed, uneven, mutant.as_deref(), !quiet),
         Command::Run { seeds, threads } => {
             let report = Sweep {
                 threads,
@@ -58,14 +62,19 @@ pub(crate) fn run(command: Command) -> bool {
     }
 }
 
-fn replay(seed: u64, mutant: Option<&str>, trace: bool) -> bool {
+fn replay(seed: u64, uneven: bool, mutant: Option<&str>, trace: bool) -> bool {
     if let Some(name) = mutant
         && let Err(error) = funk_sim_tests::mutation::switch_on(name)
     {
         eprintln!("{error}");
         return false;
     }
-    match engine_world::run(seed, trace) {
+    let run = if uneven {
+        engine_world::run_uneven
+    } else {
+        engine_world::run
+    };
+    match run(seed, trace) {
         Ok(outcome) => {
             println!(
                 "seed {seed} held: {:?} simulated, recovered in {:?}",

@@ -65,6 +65,8 @@ pub(super) struct Bench {
     pub(super) cut: BTreeSet<(usize, usize)>,
     /// Members of the raft group, by seat; the first five vote.
     pub(super) group: Vec<usize>,
+    /// What nodes are told at their next start.
+    pub(super) options: Options,
     mail: Vec<(usize, usize, Message)>,
 }
 
@@ -90,6 +92,14 @@ pub(super) fn timing() -> Timing {
     }
 }
 
+/// What is the same for all nodes of a bench, or for each run of one of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    /// By seat; 1 for those that are not named.
+    pub(super) capacities: Vec<u32>,
+    pub(super) max_moves: Option<u32>,
+}
+
 pub(super) fn instance(at: usize, boot: u64) -> Instance {
     Instance {
         node: name(at),
@@ -97,7 +107,12 @@ pub(super) fn instance(at: usize, boot: u64) -> Instance {
     }
 }
 
-fn config(at: usize, boot: u64, seeds: impl Iterator<Item = usize>) -> EngineConfig {
+fn config(
+    at: usize,
+    boot: u64,
+    seeds: impl Iterator<Item = usize>,
+    options: &Options,
+) -> EngineConfig {
     EngineConfig {
         versions: VersionRange::SPOKEN,
         cluster: ClusterName::new("bench").unwrap(),
@@ -109,6 +124,8 @@ fn config(at: usize, boot: u64, seeds: impl Iterator<Item = usize>) -> EngineCon
         bootstrap_expect: 0,
         shards: SHARDS,
         voters: 5,
+        capacity: options.capacities.get(at).copied().unwrap_or(1),
+        max_moves: options.max_moves,
         timing: timing(),
         tags: Tags::default(),
     }
@@ -122,7 +139,7 @@ fn engine(config: EngineConfig, at: usize, now: Time) -> Engine {
 pub(super) fn candidate(at: usize, other: usize, now: Time) -> Engine {
     let config = EngineConfig {
         bootstrap_expect: 2,
-        ..config(at, 1, [other].into_iter())
+        ..config(at, 1, [other].into_iter(), &Options::default())
     };
     engine(config, at, now)
 }
@@ -152,13 +169,18 @@ fn seat(config: EngineConfig, at: usize, now: Time) -> Seat {
 impl Bench {
     /// Nodes that know each other, with the first `group` of them in the raft group, and no leader.
     pub(super) fn new(seats: usize, group: usize) -> Self {
+        Self::of(seats, group, Options::default())
+    }
+
+    /// The same with options.
+    pub(super) fn of(seats: usize, group: usize, options: Options) -> Self {
         let now = Time(1_000_000_000);
         let mut bench = Self {
             now,
             seats: (0..seats)
                 .map(|at| {
                     let others = (0..seats).filter(|&other| other != at);
-                    seat(config(at, 1, others), at, now)
+                    seat(config(at, 1, others, &options), at, now)
                 })
                 .collect(),
             log: Vec::new(),
@@ -168,6 +190,7 @@ impl Bench {
             commits: true,
             cut: BTreeSet::new(),
             group: (0..group).collect(),
+            options,
             mail: Vec::new(),
         };
         for at in 0..seats {
@@ -269,9 +292,10 @@ impl Bench {
     pub(super) fn upgrade(&mut self, at: usize, versions: VersionRange) {
         let boot = self.seats[at].instance.boot.0 + 1;
         let (replica, applied) = (self.seats[at].replica.clone(), self.seats[at].applied);
+        let others = (0..self.seats.len()).filter(|&other| other != at);
         let config = EngineConfig {
             versions,
-            ..config(at, boot, (0..self.seats.len()).filter(|&other| other != at))
+            ..config(at, boot, others, &self.options)
         };
         self.seats[at] = seat(config, at, self.now);
         (self.seats[at].replica, self.seats[at].applied) = (replica.clone(), applied);

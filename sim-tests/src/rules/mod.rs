@@ -13,6 +13,7 @@ mod leases;
 mod log;
 mod membership;
 mod serving;
+mod steps;
 
 /// A script.
 #[derive(Clone, Copy, Debug)]
@@ -93,4 +94,13 @@ rules! {
         s5_a_restarted_node_serves_nothing_until_a_map_names_its_new_run,
         s6_a_lease_after_a_lapse_is_another_one,
         unmoved_shards_never_pause;
+    steps: without_a_budget_all_move_at_once,
+        m8_a_join_moves_so_many_shards_at_a_time,
+        m8_the_next_step_waits_until_what_moved_is_served,
+        m8_a_hook_that_never_ends_does_not_hold_up_the_others_for_ever,
+        m8_what_must_move_is_not_held_back,
+        m8_a_death_in_the_middle_of_a_change_in_steps,
+        m8_a_new_leader_goes_on_with_the_steps,
+        the_load_follows_the_capacities_that_gossip_tells,
+        weights_come_with_the_next_map_and_stay;
 }

@@ -481,7 +481,7 @@ impl Record {
         self.phase = Phase::Draining(0);
         let base = engine.committed();
         let slack = if self.pins { base.shards() as usize } else { 0 };
-        let verdict = i5_fewest_moves::check(base, &pending.map, slack);
+        let verdict = i5_fewest_moves::check(base, &pending.map, slack, None);
         self.note(verdict);
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Profile {
     pub(super) kind: MemberKind,
     /// How many candidates it waits for to form a cluster.
     pub(super) expect: u16,
+    /// What share of the load it takes, compared to others.
+    pub(super) capacity: u32,
     /// Version of its tags; 0: it has none and never had.
     pub(super) tag_version: u64,
     /// It said that it leaves.
@@ -113,6 +115,7 @@ pub(super) fn identity(node: &str, boot: u64, generation: u64) -> Identity {
             store: StoreId(7),
             kind: MemberKind::Voter,
             expect: 3,
+            capacity: 1,
             tag_version: 0,
             leaving: false,
             cluster: None,

@@ -59,6 +59,8 @@ pub struct Member {
     pub expect: u16,
     /// The versions of the protocol that it speaks.
     pub versions: VersionRange,
+    /// What share of the load it takes, compared to others.
+    pub capacity: u32,
     /// What gossip says about it.
     pub state: MemberState,
     /// Version of `tags`. Gossip may speak of a newer one already, which is then on its way.
@@ -83,6 +85,7 @@ impl Member {
             kind: identity.profile.kind,
             expect: identity.profile.expect,
             versions: identity.profile.versions,
+            capacity: identity.profile.capacity,
             state,
             tag_version: 0,
             tags: Arc::default(),

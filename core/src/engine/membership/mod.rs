@@ -51,7 +51,7 @@ pub use member::{Member, MemberEvent, MemberState};
 use packet::{NameDigest, Packet, PacketError, SwimMessage};
 use swim::Swim;
 use tag_pulls::TagPulls;
-pub use tags::{ENDPOINT_PREFIX, TagError, Tags};
+pub use tags::{ENDPOINT_PREFIX, TagError, Tags, ZONE_TAG};
 
 /// Names known at once, dead ones too; gossip about others is refused and counted until some are forgotten.
 pub const MAX_KNOWN: usize = 4_096;
@@ -86,6 +86,8 @@ pub struct MembershipConfig {
     pub kind: MemberKind,
     /// How many candidates it waits for to form a cluster.
     pub expect: u16,
+    /// What share of the load it takes, compared to others; at least 1.
+    pub capacity: u32,
     /// Its tags.
     pub tags: Tags,
     /// The versions of the protocol that it speaks.
@@ -185,6 +187,7 @@ impl Membership {
             store: config.store,
             kind: config.kind,
             expect: config.expect,
+            capacity: config.capacity,
             tag_version: u64::from(!config.tags.is_empty()),
             leaving: false,
             cluster: None,

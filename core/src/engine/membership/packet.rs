@@ -381,6 +381,7 @@ mod tests {
             .unwrap();
         id.profile.store = StoreId(u64::MAX);
         id.profile.expect = u16::MAX;
+        id.profile.capacity = u32::MAX;
         id.profile.tag_version = u64::MAX;
         id.profile.cluster = Some(ClusterId(u128::MAX));
         id

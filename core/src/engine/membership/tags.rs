@@ -12,6 +12,9 @@ use crate::limits::{MAX_TAG_NAME_BYTES, MAX_TAG_VALUE_BYTES, MAX_TAGS, MAX_TAGS_
 
 /// Names of tags that hold an endpoint begin with this; the rest is the endpoint's name.
 pub const ENDPOINT_PREFIX: &str = "ep.";
+/// Name of the tag that says what fails together with the node: a rack, a building, a region. Voters are spread over
+/// zones (rule M3).
+pub const ZONE_TAG: &str = "zone";
 
 /// Why a tag was refused. The tags are as they were before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -41,6 +41,7 @@ fn config(name: &str, boot: u64, addr: SocketAddr) -> MembershipConfig {
         store: StoreId(boot),
         kind: MemberKind::Voter,
         expect: 3,
+        capacity: 1,
         tags: tag("name", name),
         timing: timing(),
     }
