@@ -29,6 +29,9 @@ const SHARDS: u32 = 16;
 const KILLS: u32 = 20;
 /// The bound on all of it, unless `FUNK_KILL_SECONDS` says otherwise.
 const SECONDS: u64 = 300;
+/// Calls a second with ids, unless `FUNK_KILL_RATE` says otherwise; half of them are increments, and after some thousand of
+/// those there are snapshots.
+const RATE: u32 = 100;
 /// Each so-manieth time all nodes are killed at once.
 const ALL: u32 = 10;
 /// So often it is waited until the cluster is whole, and compared what each node says.
@@ -45,8 +48,8 @@ const TELL: Duration = Duration::from_secs(5);
 const ONCE: Shape = Shape {
     name: "once",
     keys: 64,
-    rate: 100,
-    concurrency: 16,
+    rate: RATE,
+    concurrency: 64,
     deadline_seconds: 30,
     longest_seconds: 900,
     idempotent: true,
@@ -159,9 +162,11 @@ fn by_shard(calls: &[Call], shards: &BTreeMap<String, u32>) -> Vec<Call> {
     calls.iter().filter_map(of_shard).collect()
 }
 
-/// Checks every byte of the directories, of which the nodes have just been killed. All are of one cluster.
-fn inspect(place: &Place) {
+/// Checks every byte of the directories, of which the nodes have just been killed. All are of one cluster. How many have a
+/// snapshot.
+fn inspect(place: &Place) -> usize {
     let mut ids = BTreeSet::new();
+    let mut snapshots = 0;
     for node in 1..=NODES {
         let dir = place.folder().join(format!("disk-n{node}"));
         let arguments = arguments!["inspect", "--data-dir", dir.display(), "--json"];
@@ -170,8 +175,10 @@ fn inspect(place: &Place) {
         let found: Value = serde_json::from_str(&process.stdout.lines().join("\n"))
             .unwrap_or_else(|error| panic!("{error}: {}", process.describe()));
         ids.insert(found["cluster_id"].to_string());
+        snapshots += usize::from(!found["snapshot"].is_null());
     }
     assert_eq!(ids.len(), 1, "{ids:?}");
+    snapshots
 }
 
 #[test]
@@ -185,7 +192,11 @@ fn killed_again_and_again_nothing_acknowledged_is_lost() {
     fleet.start_all();
     fleet.wait_whole();
     let addresses = fleet.addresses();
-    let once = Load::shaped(&addresses, &place, None, ONCE);
+    let once_shape = Shape {
+        rate: number("FUNK_KILL_RATE", RATE),
+        ..ONCE
+    };
+    let once = Load::shaped(&addresses, &place, None, once_shape);
     let plain = Load::shaped(&addresses, &place, None, PLAIN);
     let mut scene = Scene {
         fleet,
@@ -219,6 +230,7 @@ fn killed_again_and_again_nothing_acknowledged_is_lost() {
         ..
     } = scene;
     let mut totals = Totals::default();
+    let mut reports = Vec::new();
     for (load, shape) in [(once, ONCE), (plain, PLAIN)] {
         let mut recording = load.stop_recording();
         let last = read_all(&place, &fleet, shape, None);
@@ -231,13 +243,17 @@ fn killed_again_and_again_nothing_acknowledged_is_lost() {
         totals
             .by_shard
             .extend(by_shard(&recording.calls, &recording.shards));
-        assert!(report.is_safe(), "{report}\n{}", fleet.describe());
+        reports.push(report);
     }
+    let described = fleet.describe();
     let all: Vec<usize> = (0..NODES).collect();
     fleet.kill(&all);
-    inspect(&place);
+    totals.snapshots = inspect(&place);
     let tokens_back = fencing::backwards(&totals.by_shard);
     println!("{}", totals.json(seed, &done, seconds, tokens_back.len()));
+    for report in &reports {
+        assert!(report.is_safe(), "{report}\n{described}");
+    }
     if let Some(found) = tokens_back.first() {
         let (earlier, later) = (
             &totals.by_shard[found.earlier],
@@ -260,6 +276,8 @@ struct Totals {
     unanswered: usize,
     lost: u64,
     duplicated: u64,
+    /// Nodes that have one.
+    snapshots: usize,
     machine_stall_ms: f64,
     by_shard: Vec<Call>,
 }
@@ -295,6 +313,7 @@ impl Totals {
             "lost": self.lost,
             "duplicated": self.duplicated,
             "nodes_with_everything": NODES,
+            "nodes_with_snapshot": self.snapshots,
             "shards": self.shards(),
             "tokens_back": tokens_back,
             "machine_stall_ms": self.machine_stall_ms,
