@@ -44,8 +44,8 @@ fn nodes_form_a_cluster_answer_and_leave() {
     assert!(text.starts_with("apples = 1  (owner n"), "{text}");
     let lines = call(&["--get", "apples", "--json"]).json();
     let call_keys = [
-        "attempts", "end_us", "epoch", "error", "id", "key", "op", "outcome", "owner", "start_us",
-        "value",
+        "attempts", "end_us", "epoch", "error", "id", "key", "op", "outcome", "owner", "shard",
+        "start_us", "value",
     ];
     let keys: Vec<&String> = lines[0].as_object().unwrap().keys().collect();
     assert_eq!(keys, call_keys);
@@ -83,6 +83,16 @@ fn nodes_form_a_cluster_answer_and_leave() {
         lines[0]["value"].as_u64().unwrap() as usize
     };
     assert_eq!((0..5).map(value).sum::<usize>(), increments);
+
+    // What one node has: all are asked for a shard, whichever counter it is that they are asked about.
+    let one = ["--replica", "0", "--keys", "5", "--in-turn", "--count", "5"];
+    let lines = call(&[&one[..], &["--json", "k"]].concat()).json();
+    for (n, line) in lines[..5].iter().enumerate() {
+        assert_eq!(line["key"], format!("k-{n}"));
+        assert_eq!((&line["shard"], &line["op"]), (&0.into(), &"get".into()));
+        assert_eq!(line["owner"], lines[0]["owner"], "one node for all of them");
+    }
+    assert!(lines[5]["summary"]["machine_stall_ms"].as_f64() > Some(0.0));
 
     let status = |node: &Node| -> Value {
         let addr = node.addr.to_string();

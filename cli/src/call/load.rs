@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use funk::ids::ShardId;
 use funk::runtime::Environment;
 use funk::{Answer, CallError, Client, Request};
 use rand::{RngExt, SeedableRng};
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::CallArgs;
 use super::report::{Outcome, Record, Report};
-use crate::counter::protocol::{self, GET, INCREMENT, Refusal};
+use crate::counter::protocol::{self, GET, INCREMENT, Refusal, replica};
 use crate::failure::Failure;
 use crate::node::Signals;
 
@@ -140,7 +141,13 @@ impl Load {
 
     fn draw(&self, number: u64, rng: &mut ChaCha8Rng) -> Call {
         let key = match self.arguments.keys {
-            Some(keys) => format!("{}-{}", self.arguments.key, rng.random_range(0..keys)),
+            Some(keys) => {
+                let at = match self.arguments.in_turn {
+                    true => number % u64::from(keys),
+                    false => rng.random_range(0..u64::from(keys)),
+                };
+                format!("{}-{at}", self.arguments.key)
+            }
             None => self.arguments.key.clone(),
         };
         let is_get = rng.random_bool(self.arguments.gets());
@@ -219,6 +226,9 @@ impl Load {
     fn request(&self, call: &Call, deadline: Duration) -> Request {
         let key = call.key.clone();
         let request = match (&call.id, call.is_get) {
+            (_, true) if let Some(shard) = self.arguments.replica => {
+                Request::shard(ShardId(shard), replica(&key)).idempotent()
+            }
             (_, true) => Request::key(key, GET).idempotent(),
             (Some(id), false) => Request::key(key, protocol::increment(id)).idempotent(),
             (None, false) => Request::key(key, INCREMENT),
@@ -231,6 +241,7 @@ fn answered(answer: Answer) -> Outcome {
     match protocol::decode(&answer.body) {
         Some(value) => Outcome::Ok {
             owner: answer.owner,
+            shard: answer.shard,
             epoch: answer.epoch,
             value,
         },

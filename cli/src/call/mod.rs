@@ -30,9 +30,10 @@ Any of the addresses is asked to deliver a call; when it does not answer, the ne
 been executed is `ambiguous`, unless --idempotent: then it has an id, is applied once, and is sent again.
 
 With --json each call is a line on standard output when it has ended, microseconds by the machine's monotonic clock:
-  {\"start_us\":..,\"end_us\":..,\"key\":..,\"op\":\"get\"|\"increment\",\"id\":..,\"owner\":..,\"epoch\":..,\"value\":..,
+  {\"start_us\":..,\"end_us\":..,\"key\":..,\"op\":\"get\"|\"increment\",\"id\":..,\"owner\":..,\"shard\":..,\"epoch\":..,\"value\":..,
    \"outcome\":\"ok\"|\"failed\"|\"ambiguous\",\"error\":..,\"attempts\":..}
-and the last line is {\"summary\":{\"ok\":..,\"failed\":..,\"ambiguous\":..,\"seconds\":..,\"rate\":..,\"latency_us\":{..}}}.
+and the last line is {\"summary\":{\"ok\":..,\"failed\":..,\"ambiguous\":..,\"seconds\":..,\"rate\":..,\"latency_us\":{..},
+  \"machine_stall_ms\":..}}, the last of it how long this machine itself stood still at most.
 SIGINT or SIGTERM ends a load early: calls in flight are finished and the summary is printed.
 
 Exit status: 0 all calls were answered; 1 some failed; 2 bad arguments; 3 none failed, but some are ambiguous.";
@@ -70,6 +71,12 @@ pub(crate) struct CallArgs {
     /// Use the keys KEY-0 to KEY-(N-1), at random
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_KEYS)))]
     keys: Option<u32>,
+    /// Use those keys one after the other, not at random
+    #[arg(long, requires = "keys")]
+    in_turn: bool,
+    /// Read the copy that the owner of this shard has of the counter; unlike a get it may lag behind
+    #[arg(long, value_name = "SHARD", conflicts_with_all = ["increment", "mix"])]
+    replica: Option<u32>,
     /// Share of gets, 0 to 1, when both operations are wanted
     #[arg(long, value_name = "SHARE", value_parser = share)]
     mix: Option<f64>,

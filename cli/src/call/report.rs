@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use funk::ids::ShardId;
 use funk::{CallError, Epoch, NodeId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::demo::Histogram;
+use crate::demo::{Histogram, Ticker, milliseconds};
 use crate::failure::{ERROR, Failure};
 
 /// None failed, but some may have been executed or not.
@@ -22,6 +23,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 pub(super) enum Outcome {
     Ok {
         owner: NodeId,
+        shard: ShardId,
         epoch: Epoch,
         value: u64,
     },
@@ -46,6 +48,8 @@ pub(super) struct Report {
     /// One call only: its answer is told, and there is nothing to sum up.
     is_single: bool,
     bar: ProgressBar,
+    /// How long this machine itself stood still; a single call is over too soon for that.
+    ticker: Option<Ticker>,
     counts: Mutex<Counts>,
 }
 
@@ -62,20 +66,24 @@ struct Counts {
 
 impl Record {
     fn json(&self) -> String {
-        let (owner, epoch, value, outcome, error) = match &self.outcome {
+        let (owner, shard, epoch, value, outcome, error) = match &self.outcome {
             Outcome::Ok {
                 owner,
+                shard,
                 epoch,
                 value,
             } => (
                 Some(owner.as_str()),
+                Some(shard.0),
                 Some(epoch.0),
                 Some(*value),
                 "ok",
                 None,
             ),
-            Outcome::Failed(error) => (None, None, None, "failed", Some(error.to_string())),
-            Outcome::Ambiguous(error) => (None, None, None, "ambiguous", Some(error.to_string())),
+            Outcome::Failed(error) => (None, None, None, None, "failed", Some(error.to_string())),
+            Outcome::Ambiguous(error) => {
+                (None, None, None, None, "ambiguous", Some(error.to_string()))
+            }
         };
         json!({
             "start_us": self.start.as_micros() as u64,
@@ -84,6 +92,7 @@ impl Record {
             "op": if self.is_get { "get" } else { "increment" },
             "id": self.id,
             "owner": owner,
+            "shard": shard,
             "epoch": epoch,
             "value": value,
             "outcome": outcome,
@@ -114,6 +123,7 @@ impl Report {
             json,
             is_single,
             bar,
+            ticker: (!is_single).then(Ticker::start),
             counts: Mutex::default(),
         }
     }
@@ -159,6 +169,7 @@ impl Report {
                 owner,
                 epoch,
                 value,
+                ..
             } if self.is_single => write_line(&format!(
                 "{} = {value}  (owner {owner}, epoch {epoch}, {:.1} ms)",
                 record.key,
@@ -193,6 +204,7 @@ impl Report {
         let seconds = span.as_secs_f64();
         let rate = counts.ok as f64 / seconds.max(1e-6);
         let quantile = |part| counts.latency.quantile(part);
+        let stall = self.ticker.as_ref().map(Ticker::longest).map(milliseconds);
         let text = if self.json {
             json!({"summary": {
                 "ok": counts.ok,
@@ -205,6 +217,7 @@ impl Report {
                     "p99": quantile(0.99),
                     "max": counts.latency.max(),
                 },
+                "machine_stall_ms": stall,
             }})
             .to_string()
                 + "\n"
@@ -214,13 +227,14 @@ impl Report {
             let ms = |us: u64| us as f64 / 1e3;
             format!(
                 "{} ok, {} failed, {} ambiguous in {seconds:.1} s: {rate:.0} answers/s\n\
-                 latency in ms: p50 {:.1}, p99 {:.1}, max {:.1}\n",
+                 latency in ms: p50 {:.1}, p99 {:.1}, max {:.1}; this machine stood still for up to {:.1}\n",
                 counts.ok,
                 counts.failed,
                 counts.ambiguous,
                 ms(quantile(0.5)),
                 ms(quantile(0.99)),
                 ms(counts.latency.max()),
+                stall.unwrap_or_default(),
             )
         };
         crate::write_out(&text)?;

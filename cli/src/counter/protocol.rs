@@ -1,7 +1,8 @@
 //! What callers and the counter service say to each other.
 //!
 //! The key of a request is the counter's name; its body says what to do with it: [`GET`], [`INCREMENT`], or
-//! [`increment`] with an id, which is applied once however often it is sent.
+//! [`increment`] with an id, which is applied once however often it is sent. Sent to a shard, [`replica`] asks for what
+//! the node that owns it has of any counter.
 
 use bytes::Bytes;
 use funk::{ProposeError, ServiceError};
@@ -18,7 +19,7 @@ pub(crate) enum Refusal {
     NotExecuted,
     /// It may be executed or not.
     Ambiguous,
-    /// Neither [`INCREMENT`] nor [`GET`], or a key that is no text.
+    /// A body that means nothing, or a key that is no text.
     BadRequest,
 }
 
@@ -64,10 +65,18 @@ pub(crate) fn increment(id: &str) -> Bytes {
     body.into()
 }
 
+const REPLICA: &[u8] = b"replica ";
+
+/// Body of a request for a node's own copy of a counter, which may lag behind what was acknowledged.
+pub(crate) fn replica(key: &str) -> Bytes {
+    [REPLICA, key.as_bytes()].concat().into()
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation<'a> {
     Get,
+    Replica { key: &'a str },
     Increment { id: Option<&'a str> },
 }
 
@@ -78,6 +87,10 @@ impl<'a> Operation<'a> {
             GET => Some(Self::Get),
             INCREMENT => Some(Self::Increment { id: None }),
             _ => {
+                if let Some(key) = body.strip_prefix(REPLICA) {
+                    let key = str::from_utf8(key).ok()?;
+                    return Some(Self::Replica { key });
+                }
                 let id = body.strip_prefix(INCREMENT)?.strip_prefix(b" ")?;
                 let id = str::from_utf8(id).ok()?;
                 let fits = (1..=MAX_ID_BYTES).contains(&id.len());
@@ -113,12 +126,15 @@ mod tests {
         let body = increment("a-1");
         let once = Operation::Increment { id: Some("a-1") };
         assert_eq!(Operation::decode(&body), Some(once));
+        let copy = Operation::Replica { key: "a b" };
+        assert_eq!(Operation::decode(&replica("a b")), Some(copy));
         let long = increment(&"x".repeat(MAX_ID_BYTES + 1));
         for wrong in [
             &b""[..],
             b"increment ",
             b"incrementx",
             b"increment \xff",
+            b"replica \xff",
             &long,
         ] {
             assert_eq!(Operation::decode(wrong), None, "{wrong:?}");

@@ -1,4 +1,4 @@
-//! The service on one node: `get` from the owner's replica, `increment` through the log.
+//! The service on one node: `get` from the owner's replica, `increment` through the log, `replica` as it happens to be.
 //!
 //! The owner's replica misses nothing that was acknowledged: a shard is served only after the commit of the map that
 //! gave it away has been applied here, what the former owner acknowledged stands before that commit in the log, and
@@ -28,6 +28,7 @@ impl Service for Counter {
                     Err(Refusal::NotExecuted.into())
                 }
             }
+            Some(Operation::Replica { key }) => Ok(encode(self.replica.value(key))),
             Some(Operation::Increment { id }) => {
                 let entry = Entry { key, id }.encode();
                 match request.guard.propose(entry).await {

@@ -23,6 +23,10 @@ pub(crate) struct Fleet<'a> {
     place: &'a Place,
     nodes: Vec<Node>,
     tls: Option<PathBuf>,
+    /// `None`: as many as the program has without being told.
+    shards: Option<u32>,
+    /// Whether each node has a data directory of its own.
+    durable: bool,
 }
 
 impl<'a> Fleet<'a> {
@@ -37,6 +41,17 @@ impl<'a> Fleet<'a> {
             place,
             nodes: nodes.collect(),
             tls,
+            shards: None,
+            durable: false,
+        }
+    }
+
+    /// The same with data directories and so many shards.
+    pub(crate) fn durable(self, shards: u32) -> Self {
+        Self {
+            shards: Some(shards),
+            durable: true,
+            ..self
         }
     }
 
@@ -78,6 +93,13 @@ impl<'a> Fleet<'a> {
         ];
         if let Some(tls) = tls {
             arguments.extend(arguments!["--tls", tls.display()]);
+        }
+        if let Some(shards) = self.shards {
+            arguments.extend(arguments!["--shards", shards]);
+        }
+        if self.durable {
+            let dir = self.place.folder().join(format!("disk-{name}"));
+            arguments.extend(arguments!["--data-dir", dir.display()]);
         }
         Process::start(self.place, name, &arguments)
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::fleet::Fleet;
 use crate::place::Place;
+use crate::settings::number;
 
 const NODES: usize = 5;
 /// How often, unless `FUNK_FORMATIONS` says otherwise.
@@ -11,9 +12,7 @@ const TIMES: usize = 10;
 
 #[test]
 fn five_that_start_at_once_form_one_cluster() {
-    let times = std::env::var("FUNK_FORMATIONS").map_or(TIMES, |text| {
-        text.parse().expect("FUNK_FORMATIONS is a number")
-    });
+    let times = number("FUNK_FORMATIONS", TIMES);
     let mut took: Vec<Duration> = (0..times).map(|_| form()).collect();
     took.sort();
     println!(

@@ -1,5 +1,6 @@
 //! From the lines of `funk call --json` to a history.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use funk_history::calls::{Call, Kind, Outcome};
@@ -15,6 +16,7 @@ struct Record {
     op: String,
     id: Option<String>,
     owner: Option<String>,
+    shard: Option<u32>,
     epoch: Option<u64>,
     value: Option<u64>,
     outcome: String,
@@ -24,12 +26,15 @@ struct Record {
 /// Everything that one load printed.
 pub(crate) struct Recording {
     pub(crate) calls: Vec<Call>,
+    /// The shard of each counter that was answered.
+    pub(crate) shards: BTreeMap<String, u32>,
     pub(crate) summary: Value,
 }
 
 /// Reads all lines; anything that is not as documented is an error that names the file and the line.
 pub(crate) fn parse(lines: &[String], file: &Path) -> Result<Recording, String> {
     let mut calls = Vec::new();
+    let mut shards = BTreeMap::new();
     let mut summary = None;
     for (number, line) in (1..).zip(lines) {
         let wrong = |why: String| format!("{}:{number}: {why}: {line}", file.display());
@@ -44,10 +49,17 @@ pub(crate) fn parse(lines: &[String], file: &Path) -> Result<Recording, String> 
         }
         let record: Record = serde_json::from_value(value)
             .map_err(|error| wrong(format!("no record of a call ({error})")))?;
+        if let Some(shard) = record.shard {
+            shards.insert(record.key.clone(), shard);
+        }
         calls.push(call(record).map_err(wrong)?);
     }
     let summary = summary.ok_or_else(|| format!("{}: there is no summary", file.display()))?;
-    Ok(Recording { calls, summary })
+    Ok(Recording {
+        calls,
+        shards,
+        summary,
+    })
 }
 
 /// Whether a line is about a call that was answered.
@@ -101,14 +113,15 @@ mod tests {
         parse(&lines, Path::new("load.out"))
     }
 
-    const GET: &str = r#"{"start_us":5,"end_us":9,"key":"a","op":"get","id":null,"owner":"n2","epoch":7,"value":1,"outcome":"ok","error":null,"attempts":1}"#;
-    const LOST: &str = r#"{"start_us":1,"end_us":4,"key":"a","op":"increment","id":"x","owner":null,"epoch":null,"value":null,"outcome":"ambiguous","error":"the peer died","attempts":2}"#;
+    const GET: &str = r#"{"start_us":5,"end_us":9,"key":"a","op":"get","id":null,"owner":"n2","shard":4,"epoch":7,"value":1,"outcome":"ok","error":null,"attempts":1}"#;
+    const LOST: &str = r#"{"start_us":1,"end_us":4,"key":"a","op":"increment","id":"x","owner":null,"shard":null,"epoch":null,"value":null,"outcome":"ambiguous","error":"the peer died","attempts":2}"#;
     const SUMMARY: &str = r#"{"summary":{"calls":2}}"#;
 
     #[test]
     fn records_become_calls() {
         let recording = read(&[LOST, GET, SUMMARY]).unwrap();
         assert_eq!(recording.summary["calls"], 2);
+        assert_eq!(recording.shards, BTreeMap::from([("a".to_owned(), 4)]));
         assert_eq!(recording.calls[0].id.as_deref(), Some("x"));
         assert_eq!(
             recording.calls[0].outcome,
@@ -129,7 +142,10 @@ mod tests {
                 &[&GET.replace("\"ok\"", "\"fine\""), SUMMARY][..],
                 "unknown outcome",
             ),
-            (&[&GET.replace(":7", ":null"), SUMMARY][..], "without owner"),
+            (
+                &[&GET.replace("h\":7", "h\":null"), SUMMARY][..],
+                "without owner",
+            ),
             (
                 &[&GET.replace("\"get\"", "\"put\""), SUMMARY][..],
                 "unknown operation",
