@@ -9,8 +9,13 @@ const MESSAGE: Bound = Bound::linear(1 << 10, 4);
 
 /// A log message, as every member of the raft group may have written it.
 pub fn message(bytes: &[u8]) {
-    let Ok(message) = MESSAGE.hold(bytes.len(), || LogMessage::decode(bytes, funk::versions::VersionRange::SPOKEN)) else {
+    let Ok(message) = MESSAGE.hold(bytes.len(), || {
+        LogMessage::decode(bytes, funk::versions::VersionRange::SPOKEN)
+    }) else {
         return;
     };
-    assert_eq!(LogMessage::decode(&message.encode(), funk::versions::VersionRange::SPOKEN), Ok(message));
+    assert_eq!(
+        LogMessage::decode(&message.encode(), funk::versions::VersionRange::SPOKEN),
+        Ok(message)
+    );
 }

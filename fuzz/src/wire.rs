@@ -29,13 +29,18 @@ const FRAMES: Bound = Bound::linear((64 << 10) + (8 << 10), 64);
 
 /// A datagram.
 pub fn datagram(bytes: &[u8]) {
-    let Ok(message) = DATAGRAM.hold(bytes.len(), || decode_datagram(bytes, funk::versions::VersionRange::SPOKEN)) else {
+    let Ok(message) = DATAGRAM.hold(bytes.len(), || {
+        decode_datagram(bytes, funk::versions::VersionRange::SPOKEN)
+    }) else {
         return;
     };
     let again = encode_datagram(&message, funk::versions::NEWEST);
     // Integers have longer spellings too: written again, a message never grows.
     assert!(again.len() <= bytes.len() && again.len() <= MAX_DATAGRAM_BYTES);
-    assert_eq!(decode_datagram(&again, funk::versions::VersionRange::SPOKEN), Ok(message));
+    assert_eq!(
+        decode_datagram(&again, funk::versions::VersionRange::SPOKEN),
+        Ok(message)
+    );
 }
 
 /// The cluster whose gossip is decoded. Its digest stands in the seeds.
@@ -119,7 +124,14 @@ pub fn stream(input: &[u8]) {
 }
 
 async fn frames(environment: &Environment, stream: Stream, max: usize) -> Option<Vec<Bytes>> {
-    let (_, mut stream) = accept(environment, stream, funk::versions::VersionRange::SPOKEN, PATIENCE).await.ok()?;
+    let (_, mut stream) = accept(
+        environment,
+        stream,
+        funk::versions::VersionRange::SPOKEN,
+        PATIENCE,
+    )
+    .await
+    .ok()?;
     let mut frames = Vec::new();
     // The first as a request is read, the others as frames of a longer exchange.
     let mut next = read_request(environment, &mut stream, max, PATIENCE).await;

@@ -345,6 +345,15 @@ impl Simulation {
         }
     }
 
+    /// Lets a node go on that was paused for so long because its machine slept: its monotonic clock stood still meanwhile, and
+    /// parts by so much from the lease clock, which went on (CLOCK_BOOTTIME).
+    pub fn wake(&self, name: &NodeId, slept: Duration) {
+        if let Some(environment) = self.environment(name) {
+            environment.slept(slept);
+            environment.resume();
+        }
+    }
+
     /// Messages that leave from now on take at most so long. Whole milliseconds.
     pub fn set_latency(&self, longest: Duration) {
         self.sim.set_max_message_latency(longest);

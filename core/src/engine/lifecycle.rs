@@ -262,6 +262,7 @@ impl Engine {
     pub(super) fn handle_clock_jump(&mut self) {
         self.counters.add("clock jumps");
         self.lease.cap(Time::default());
+        self.stamps_from = self.now;
         if let Some(leading) = &mut self.leading {
             leading.handle_clock_jump(self.now);
         }

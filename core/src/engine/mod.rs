@@ -125,6 +125,8 @@ pub struct Engine {
     committed: Arc<ShardMap>,
     pending: Option<Pending>,
     lease: Lease,
+    /// Grants for earlier stamps do not count: the clocks parted meanwhile (rule L0).
+    stamps_from: Time,
     serving: Serving,
     /// The proposal that was acknowledged last, so that the acknowledgement is sent once at once and then with pongs.
     announced_ack: Option<LogIndex>,
@@ -167,6 +169,7 @@ impl Engine {
             committed: Arc::default(),
             pending: None,
             lease: Lease::default(),
+            stamps_from: Time::default(),
             serving: Serving::default(),
             announced_ack: None,
             state: NodeState::Starting,
@@ -431,7 +434,7 @@ impl Engine {
         let other_run = ping.boot != self.config.instance.boot;
         let refused = old_term || other_run && !mutated(Mutant::BootIgnoredInGrant);
         self.see_term(ping.term);
-        let own_clock = |stamp: Time| stamp <= self.now;
+        let own_clock = |stamp: Time| stamp <= self.now && stamp >= self.stamps_from;
         match ping.grant.filter(|grant| own_clock(grant.stamp)) {
             Some(_) if refused => self.counters.add("grants refused"),
             Some(grant) => {

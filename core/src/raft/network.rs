@@ -254,27 +254,31 @@ impl Client {
                 reason,
             )));
         }
-        let mut offset = 0;
+        let chunk = |start: usize, end: usize| SnapshotChunk {
+            vote: vote.clone(),
+            meta: snapshot.meta.clone(),
+            offset: start as u64,
+            total,
+            bytes: bytes.slice(start..end),
+        };
+        // Asks first: an earlier attempt may have been cut off.
+        let (mut start, mut end) = (0, 0);
         loop {
-            let end = bytes.len().min(offset + SNAPSHOT_CHUNK_BYTES);
-            let chunk = SnapshotChunk {
-                vote: vote.clone(),
-                meta: snapshot.meta.clone(),
-                offset: offset as u64,
-                total,
-                bytes: bytes.slice(offset..end),
-            };
+            let call = Call::Snapshot(chunk(start, end));
             let ttl = option.soft_ttl();
-            let reply = self
-                .call(Call::Snapshot(chunk), RPCTypes::InstallSnapshot, ttl)
-                .await?;
-            let Reply::Snapshot { vote: newest } = reply else {
+            let reply = self.call(call, RPCTypes::InstallSnapshot, ttl).await?;
+            let Reply::Snapshot { vote: newest, held } = reply else {
                 return Err(other_reply().into());
             };
-            offset = end;
-            if newest != vote || offset == bytes.len() {
+            if newest != vote || held == total {
                 return Ok(SnapshotResponse::new(newest));
             }
+            // Each chunk that was sent must have brought it on, or this would never end.
+            start = usize::try_from(held).unwrap_or(usize::MAX);
+            if start < end || start >= bytes.len() {
+                return Err(other_reply().into());
+            }
+            end = bytes.len().min(start + SNAPSHOT_CHUNK_BYTES);
         }
     }
 }

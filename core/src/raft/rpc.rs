@@ -15,7 +15,7 @@ use crate::ids::{ClusterId, RaftId};
 pub(super) const RPC_VERSION: u8 = 1;
 /// Bytes of a snapshot in one request: a few of them fill any link, and a frame has room for it.
 pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
-/// Largest snapshot that is accepted; it is held in memory once more while it arrives.
+/// Largest snapshot that is accepted; it is held in memory once more while it arrives, and one at a time.
 pub(super) const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
 
 /// From a raft member to another.
@@ -45,7 +45,7 @@ impl PartialEq for Call {
     }
 }
 
-/// A part of a snapshot; they come in order, the first has `offset` 0.
+/// A part of a snapshot. One without bytes asks how much of it is there; the others follow in order from there.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct SnapshotChunk {
     pub(super) vote: Vote,
@@ -61,9 +61,11 @@ pub(super) enum Reply {
     Append(AppendEntriesResponse<TypeConfig>),
     Vote(VoteResponse<TypeConfig>),
     TransferLeader(TransferLeaderResponse<TypeConfig>),
-    /// The chunk was taken (the last one: the snapshot is installed), or the vote is too low: `vote` is the newest.
+    /// The chunk was taken, or the vote is too low: `vote` is the newest.
     Snapshot {
         vote: Vote,
+        /// Bytes of this snapshot that are there, counted from its start; all of them: it is installed.
+        held: u64,
     },
     Refused(Refusal),
 }

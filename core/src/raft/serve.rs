@@ -3,6 +3,8 @@
 //! Openraft trusts its peers and asserts what correct ones keep to; a request that would trip an assertion is
 //! refused here.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
@@ -14,17 +16,35 @@ use super::rpc::{
 };
 use super::types::{Snapshot, SnapshotMeta, TypeConfig, Vote, index_of, term_of};
 use crate::ids::{RaftId, Term};
+use crate::time::Time;
 use crate::transport::Peer;
 
 /// How often a write that is under way is looked after.
-const FLUSH_LOOK: std::time::Duration = std::time::Duration::from_millis(1);
+const FLUSH_LOOK: Duration = Duration::from_millis(1);
 
-/// A snapshot that is arriving.
+/// How long the beginning of a snapshot is kept for the rest to follow: longer than connections take to come back.
+pub(super) const SNAPSHOT_RESUME_WITHIN: Duration = Duration::from_secs(30);
+
+/// A snapshot that is arriving. What is there survives a lost connection: the sender asks how much that is, and goes on from
+/// there. It is given up for another snapshot, for another leader, and after [`SNAPSHOT_RESUME_WITHIN`].
 pub(super) struct IncomingSnapshot {
     from: RaftId,
     vote: Vote,
     meta: SnapshotMeta,
+    total: u64,
     bytes: BytesMut,
+    /// When its latest bytes came.
+    since: Time,
+}
+
+impl IncomingSnapshot {
+    /// Whether the chunk belongs to this transfer: the same snapshot of the same leader in the same term.
+    fn is_of(&self, from: &RaftId, chunk: &SnapshotChunk) -> bool {
+        self.from == *from
+            && self.vote == chunk.vote
+            && self.meta == chunk.meta
+            && self.total == chunk.total
+    }
 }
 
 impl Device {
@@ -110,17 +130,22 @@ impl Device {
             }
             Call::Snapshot(chunk) => {
                 self.check_chunk(&chunk)?;
-                let (vote, last) = (chunk.vote.clone(), is_last(&chunk));
-                let Some(snapshot) = self.take_chunk(request.from, chunk)? else {
-                    return Ok(Reply::Snapshot { vote });
+                let vote = chunk.vote.clone();
+                let total = chunk.total;
+                if self.has_installed(&chunk) {
+                    // Only the answer to its last chunk was lost.
+                    return Ok(Reply::Snapshot { vote, held: total });
+                }
+                let snapshot = match self.take_chunk(request.from, chunk)? {
+                    Progress::Held(held) => return Ok(Reply::Snapshot { vote, held }),
+                    Progress::Whole(snapshot) => snapshot,
                 };
-                debug_assert!(last, "only the last chunk completes a snapshot");
                 self.fix(&request.cluster)?;
                 let term = Term(vote.leader_id.term);
                 let _alone = self.entries.lock().await;
                 if self.is_overtaken(&vote, &snapshot).await {
                     self.note_heard(term);
-                    return Ok(Reply::Snapshot { vote });
+                    return Ok(Reply::Snapshot { vote, held: total });
                 }
                 let response = self
                     .raft
@@ -132,6 +157,7 @@ impl Device {
                 }
                 Ok(Reply::Snapshot {
                     vote: response.vote,
+                    held: total,
                 })
             }
         }
@@ -166,15 +192,25 @@ impl Device {
         false
     }
 
-    /// The transfer of a leader that was deposed will not go on.
+    /// The transfer of a leader that was deposed will not go on, nor will one that stands still for long.
     fn forget_older_snapshot(&self, term: Term) {
+        let now = self.environment.now();
         let mut incoming = self.incoming();
-        if incoming
-            .as_ref()
-            .is_some_and(|held| held.vote.leader_id.term < term.0)
-        {
+        if incoming.as_ref().is_some_and(|held| {
+            held.vote.leader_id.term < term.0 || now >= held.since + SNAPSHOT_RESUME_WITHIN
+        }) {
             *incoming = None;
         }
+    }
+
+    /// Whether this very snapshot, of the leader that is followed, was the last to be installed here.
+    fn has_installed(&self, chunk: &SnapshotChunk) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.vote == chunk.vote
+            && chunk.meta.last_log_id.is_some()
+            && metrics.snapshot == chunk.meta.last_log_id
+            && metrics.last_applied >= metrics.snapshot
     }
 
     fn check_chunk(&self, chunk: &SnapshotChunk) -> Result<(), Refusal> {
@@ -182,7 +218,8 @@ impl Device {
             return Err(Refusal::TooLarge);
         }
         let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
-        let progress = !chunk.bytes.is_empty() || chunk.total == 0;
+        let asks = chunk.bytes.is_empty() && chunk.offset == 0;
+        let progress = !chunk.bytes.is_empty() || asks;
         let of_the_vote = chunk
             .meta
             .last_log_id
@@ -210,41 +247,57 @@ impl Device {
         Ok(())
     }
 
-    /// The whole snapshot, once its last chunk is there. One arrives at a time: a first chunk ends any other.
-    fn take_chunk(&self, from: RaftId, chunk: SnapshotChunk) -> Result<Option<Snapshot>, Refusal> {
+    /// The whole snapshot, once its last chunk is there. One arrives at a time: the start of another one ends it.
+    fn take_chunk(&self, from: RaftId, chunk: SnapshotChunk) -> Result<Progress, Refusal> {
+        let now = self.environment.now();
         let mut incoming = self.incoming();
-        if chunk.offset == 0 {
+        let goes_on = |held: &IncomingSnapshot| {
+            held.is_of(&from, &chunk) && now < held.since + SNAPSHOT_RESUME_WITHIN
+        };
+        if !incoming.as_ref().is_some_and(goes_on) {
+            if chunk.offset != 0 {
+                return Err(Refusal::OutOfOrder);
+            }
             *incoming = Some(IncomingSnapshot {
-                from: from.clone(),
+                from,
                 vote: chunk.vote.clone(),
                 meta: chunk.meta.clone(),
+                total: chunk.total,
                 bytes: BytesMut::new(),
+                since: now,
             });
         }
-        let continues = |held: &&mut IncomingSnapshot| {
-            held.from == from
-                && held.vote == chunk.vote
-                && held.meta == chunk.meta
-                && held.bytes.len() as u64 == chunk.offset
-        };
-        let Some(held) = incoming.as_mut().filter(continues) else {
+        let Some(held) = incoming.as_mut() else {
             return Err(Refusal::OutOfOrder);
         };
-        held.bytes.extend_from_slice(&chunk.bytes);
-        if !is_last(&chunk) {
+        let have = held.bytes.len() as u64;
+        if chunk.offset > have {
+            return Err(Refusal::OutOfOrder);
+        }
+        if chunk.offset == have {
+            held.bytes.extend_from_slice(&chunk.bytes);
+            held.since = now;
+        }
+        // Otherwise it was sent twice, and the sender learns how far it is.
+        if held.bytes.len() as u64 != held.total {
             self.note_heard(Term(chunk.vote.leader_id.term));
-            return Ok(None);
+            return Ok(Progress::Held(held.bytes.len() as u64));
         }
         let whole = incoming.take();
-        Ok(whole.map(|held| Snapshot {
-            meta: held.meta,
-            snapshot: Bytes::from(held.bytes),
-        }))
+        whole.map_or(Err(Refusal::OutOfOrder), |held| {
+            Ok(Progress::Whole(Snapshot {
+                meta: held.meta,
+                snapshot: Bytes::from(held.bytes),
+            }))
+        })
     }
 }
 
-fn is_last(chunk: &SnapshotChunk) -> bool {
-    chunk.offset + chunk.bytes.len() as u64 == chunk.total
+/// What a chunk made of the snapshot that arrives.
+enum Progress {
+    /// So many bytes of it are there.
+    Held(u64),
+    Whole(Snapshot),
 }
 
 /// Entries follow each other and the entry before them, and none is newer than the leader that sends it.

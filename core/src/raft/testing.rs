@@ -79,6 +79,60 @@ impl Journal {
 
 type Route = (RaftDevice, Environment, Instance);
 
+/// Connections that break while a snapshot passes over them.
+#[derive(Debug)]
+pub(super) struct Cutting {
+    /// After so many chunks; `None`: never.
+    every: Option<u64>,
+    chunks: u64,
+    /// How many connections broke; every second one with the answer, the others with the chunk itself.
+    pub(super) cuts: u64,
+    /// Chunks that did not arrive.
+    pub(super) lost: u64,
+    /// Bytes of snapshots that were sent, arrived or not.
+    pub(super) bytes: u64,
+}
+
+/// What becomes of a chunk.
+enum Fate {
+    Passes,
+    IsLost,
+    LosesItsAnswer,
+}
+
+impl Cutting {
+    pub(super) fn after(chunks: u64) -> Self {
+        Self {
+            every: Some(chunks),
+            ..Self::never()
+        }
+    }
+
+    pub(super) fn never() -> Self {
+        Self {
+            every: None,
+            chunks: 0,
+            cuts: 0,
+            lost: 0,
+            bytes: 0,
+        }
+    }
+
+    fn pass(&mut self, bytes: usize) -> Fate {
+        self.bytes += bytes as u64;
+        self.chunks += u64::from(bytes > 0);
+        if bytes == 0 || self.every.is_none_or(|every| self.chunks % every != 0) {
+            return Fate::Passes;
+        }
+        self.cuts += 1;
+        if self.cuts % 2 == 0 {
+            return Fate::LosesItsAnswer;
+        }
+        self.lost += 1;
+        Fate::IsLost
+    }
+}
+
 /// What joins them.
 #[derive(Default)]
 pub(super) struct Hub {
@@ -88,6 +142,8 @@ pub(super) struct Hub {
     pub(super) trace: Mutex<Vec<(Duration, String, String, usize)>>,
     /// From whom to whom: when, by the sender's clock, the newest append was sent that was answered.
     pub(super) answered: Mutex<BTreeMap<(NodeId, NodeId), Time>>,
+    /// Which chunks of snapshots are cut off.
+    pub(super) cutting: Mutex<Option<Cutting>>,
     /// Adds up to so much to each way of each message; differs from message to message.
     pub(super) jitter: Mutex<Option<(Duration, ChaCha8Rng)>>,
 }
@@ -141,7 +197,16 @@ impl RaftPeers for Link {
             let environment = Environment::current();
             let target = to.node.clone().unwrap();
             let sent_at = environment.now();
-            let is_append = matches!(Request::decode(&request).unwrap().call, Call::Append(_));
+            let call = Request::decode(&request).unwrap().call;
+            let is_append = matches!(call, Call::Append(_));
+            let fate = match (call, &mut *self.hub.cutting.lock().unwrap()) {
+                (Call::Snapshot(chunk), Some(cutting)) => cutting.pass(chunk.bytes.len()),
+                _ => Fate::Passes,
+            };
+            let broke = || RpcFailure::Unreachable("the connection broke".into());
+            if matches!(fate, Fate::IsLost) {
+                return Err(broke());
+            }
             environment.sleep(self.hub.latency()).await;
             let Some((device, theirs, _)) = self.hub.route(&to) else {
                 return Err(RpcFailure::Unreachable("nobody there".into()));
@@ -171,6 +236,9 @@ impl RaftPeers for Link {
             if self.hub.is_cut(&target, &self.instance.node) {
                 environment.sleep(ttl).await;
                 return Err(RpcFailure::TimedOut);
+            }
+            if matches!(fate, Fate::LosesItsAnswer) {
+                return Err(broke());
             }
             if is_append {
                 let mut answered = self.hub.answered.lock().unwrap();

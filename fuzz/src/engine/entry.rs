@@ -43,7 +43,9 @@ impl HostileEntry {
     /// The entry; `None`: it cannot be read.
     pub fn message(&self, truth: &Truth<'_>) -> Option<LogMessage> {
         Some(match self {
-            Self::Bytes(bytes) => return LogMessage::decode(bytes, funk::versions::VersionRange::SPOKEN).ok(),
+            Self::Bytes(bytes) => {
+                return LogMessage::decode(bytes, funk::versions::VersionRange::SPOKEN).ok();
+            }
             Self::Opened(node, boot) => LogMessage::LeaderOpened {
                 leader: Instance {
                     node: name(*node),

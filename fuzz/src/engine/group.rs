@@ -144,7 +144,9 @@ impl World {
             receiver: &nobody,
             gossip_head: &[],
         };
-        let readable = |message: LogMessage| LogMessage::decode(&message.encode(), funk::versions::VersionRange::SPOKEN).ok();
+        let readable = |message: LogMessage| {
+            LogMessage::decode(&message.encode(), funk::versions::VersionRange::SPOKEN).ok()
+        };
         if let Some(message) = entry.message(&truth).and_then(readable) {
             self.log.push((self.term, message));
         }

@@ -232,11 +232,18 @@ impl Seat {
             Output::Send { to, message } => {
                 let bytes = encode_datagram(&message, funk::versions::NEWEST);
                 assert!(bytes.len() <= MAX_DATAGRAM_BYTES, "{} bytes", bytes.len());
-                assert_eq!(decode_datagram(&bytes, funk::versions::VersionRange::SPOKEN).as_ref(), Ok(&message));
+                assert_eq!(
+                    decode_datagram(&bytes, funk::versions::VersionRange::SPOKEN).as_ref(),
+                    Ok(&message)
+                );
                 wanted.sent.push((to, message));
             }
             Output::Propose { term, message } => {
-                assert_eq!(LogMessage::decode(&message.encode(), funk::versions::VersionRange::SPOKEN).as_ref(), Ok(&message));
+                assert_eq!(
+                    LogMessage::decode(&message.encode(), funk::versions::VersionRange::SPOKEN)
+                        .as_ref(),
+                    Ok(&message)
+                );
                 wanted.proposed.push((term, message));
             }
             Output::Initialise { cluster, members } => {

@@ -19,6 +19,18 @@ pub(super) fn l0_a_clock_jump_ends_every_lease() {
         bench.seats[1].lease.generation, generation,
         "guards from before are void"
     );
+    let asleep = bench.now;
+    bench.run(ms(1));
+    bench.input(1, Input::ClockJumped);
+    let (term, map) = (
+        bench.seats[0].engine.term(),
+        bench.seats[0].engine.committed().index(),
+    );
+    ping(&mut bench, term, 1, asleep, map);
+    assert!(
+        !bench.is_leased(1),
+        "nor does a grant count that was on its way when the machine slept"
+    );
     bench.input(0, Input::ClockJumped);
     assert!(
         !bench.is_leased(0),

@@ -31,6 +31,7 @@ mod rolling_restart;
 mod rolling_upgrade;
 mod scale;
 mod simultaneous_start;
+mod slept_machine;
 mod slow_drainer;
 mod stage;
 mod tag_races;
@@ -74,6 +75,8 @@ pub const ALL: &[Scenario] = &[
     flapping_link::SCENARIO,
     paused_leader::SCENARIO,
     paused_follower::SCENARIO,
+    slept_machine::SHORT,
+    slept_machine::LONG,
     clock_skew::AT_THE_BOUND,
     clock_skew::BEYOND_THE_BOUND,
     tag_races::SCENARIO,

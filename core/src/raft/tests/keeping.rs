@@ -3,45 +3,6 @@
 use super::*;
 
 #[test]
-fn a_snapshot_transfer_that_breaks_off_begins_again() {
-    simulate(async {
-        let mut cluster = Cluster::new(24);
-        cluster.snapshot_every = 20;
-        cluster.start(1).await;
-        cluster.initialise(1..=1);
-        cluster.until("a leader", |c| c.leader().is_some()).await;
-        let large = "x".repeat(200_000);
-        for _ in 0..50 {
-            cluster.append(1, &large).await.unwrap();
-        }
-        cluster.start(2).await;
-        cluster.run_for(100 * MS).await;
-        let chunks = |c: &Cluster| {
-            let trace = c.hub.trace.lock().unwrap();
-            trace
-                .iter()
-                .filter(|(_, _, _, bytes)| *bytes > 1 << 20)
-                .count()
-        };
-        let change = MemberChange {
-            voters: cluster.voters(&[1]),
-            members: cluster.members(&[1, 2]),
-        };
-        cluster.nodes[&1].device.change_members(change);
-        cluster.until("three chunks", |c| chunks(c) == 3).await;
-        cluster.isolate(2);
-        cluster.run_for(500 * MS).await;
-        cluster.heal();
-        let (index, _) = cluster.append(1, "last").await.unwrap();
-        cluster.nodes[&2].device.wait_applied(index).await.unwrap();
-        assert_eq!(
-            cluster.nodes[&2].journal.texts(),
-            cluster.nodes[&1].journal.texts()
-        );
-    });
-}
-
-#[test]
 fn p3_a_late_joiner_gets_a_snapshot_with_the_pending_proposal_and_the_applications_state() {
     simulate(async {
         let mut cluster = Cluster::new(14);

@@ -22,6 +22,7 @@ mod keeping;
 mod leading;
 mod members;
 mod overtaken;
+mod resuming;
 mod trust;
 
 const MS: Duration = Duration::from_millis(1);
