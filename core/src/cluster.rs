@@ -291,6 +291,12 @@ impl Cluster {
         let _ = stopped.await;
     }
 
+    /// Why the node has stopped by itself: its store failed, or an entry could not be applied. `None`: it runs, has left,
+    /// was stopped or gave way to a newer run.
+    pub fn failure(&self) -> Option<&str> {
+        self.node.failure.get().map(String::as_str)
+    }
+
     /// Waits until the node is operational: it knows the leader and the map in force, and holds a valid lease.
     /// `false`: it stopped, or `patience` ran out.
     pub async fn operational(&self, patience: Duration) -> bool {

@@ -384,6 +384,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::error!(node = %self.node.instance, %error, "cannot begin with an empty log");
+                self.node.failure.get_or_init(|| error.to_string());
                 self.has_left = true;
             }
         }
@@ -395,6 +396,7 @@ impl Driver {
         let failure = raft.device.failure().borrow().clone();
         if let Some(reason) = &failure {
             tracing::error!(node = %self.node.instance, %reason, "the node stops");
+            self.node.failure.get_or_init(|| reason.clone());
         }
         failure.is_some()
     }
