@@ -309,10 +309,9 @@ impl Cluster {
     }
 
     /// Why the node stopped without being asked to, and what to do about it: its store failed, or its log holds what this
-    /// program is too old to apply. `None`: it runs, or was told to stop.
-    pub fn failure(&self) -> Option<String> {
-        let failure = self.node.failure.load();
-        failure.as_deref().cloned()
+    /// program is too old to apply. `None`: it runs, or has left, was stopped, or gave way to a newer run.
+    pub fn failure(&self) -> Option<&str> {
+        self.node.failure.get().map(String::as_str)
     }
 
     /// Waits until the node is operational: it knows the leader and the map in force, and holds a valid lease.

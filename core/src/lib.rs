@@ -53,6 +53,6 @@ pub use ids::{Epoch, NodeId, ShardId};
 pub use service::{AcquireError, OwnedShard, Service, ServiceError, ServiceRequest};
 pub use state::{Applied, ReplicatedState, RestoreError};
 pub use status::NodeStatus;
-pub use storage::{Storage, StorageError};
+pub use storage::{Durability, Storage, StorageError};
 pub use timing::Timing;
 pub use weights::WeightsError;

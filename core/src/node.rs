@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -55,8 +55,8 @@ pub(crate) struct Node {
     pub(crate) proposals: Semaphore,
     pub(crate) counters: SharedCounters,
     pub(crate) stopped: AtomicBool,
-    /// Why it stopped by itself.
-    pub(crate) failure: ArcSwapOption<String>,
+    /// Why it stops by itself.
+    pub(crate) failure: OnceLock<String>,
 }
 
 impl fmt::Debug for Node {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::ids::{ClusterId, ClusterName, LogIndex, NodeId, StoreId, Term};
 use crate::mutants::{Mutant, mutated};
@@ -13,7 +12,7 @@ use crate::runtime::Environment;
 pub use crate::store::StorageError;
 use crate::store::disk::Disk;
 use crate::store::files::{Files, Lock};
-use crate::store::sim_disk::{SimDisk, Unsynced};
+use crate::store::sim_disk::SimDisk;
 
 /// A store of the raft log. Cheap to clone; clones are the same store, so that a test can stop a node and start it
 /// again with what it had.
@@ -27,12 +26,20 @@ pub struct Storage {
 
 #[derive(Clone)]
 enum Medium {
-    /// A write takes so long until it would survive [`Storage::cut_power`].
-    Memory {
-        flush: Duration,
-    },
+    Memory,
     Dir(PathBuf),
     Simulated(SimDisk),
+}
+
+/// What of a store is durable. For simulators, which compare it over a crash (I9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Durability {
+    /// The index after the last entry that would survive a loss of power now.
+    pub survives: LogIndex,
+    /// The index after the last entry that was there when the store was opened.
+    pub found: LogIndex,
+    /// Bytes of the torn end that was cut off then.
+    pub torn_bytes: u64,
 }
 
 /// The store as a node uses it.
@@ -46,7 +53,7 @@ struct Open {
 impl fmt::Debug for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.medium {
-            Medium::Memory { .. } => f.write_str("Storage::memory()"),
+            Medium::Memory => f.write_str("Storage::memory()"),
             Medium::Dir(dir) => write!(f, "Storage::dir({dir:?})"),
             Medium::Simulated(_) => f.write_str("Storage::simulated(..)"),
         }
@@ -64,7 +71,7 @@ impl Storage {
     /// In memory: lost with the process (or with the last clone of this). A node that comes back without it is
     /// another raft member, which is admitted anew (rule M0).
     pub fn memory() -> Self {
-        Self::memory_with_flush(Duration::ZERO)
+        Self::on(Medium::Memory)
     }
 
     /// In a directory of its own, which is made if it is not there (its parent must be). What the node acknowledges is
@@ -80,7 +87,7 @@ impl Storage {
     /// What a node without a log uses.
     pub(crate) fn or_memory(self) -> Self {
         match self.medium {
-            Medium::Memory { .. } => self,
+            Medium::Memory => self,
             Medium::Dir(_) | Medium::Simulated(_) => Self::memory(),
         }
     }
@@ -88,30 +95,6 @@ impl Storage {
     /// On a simulated disk.
     pub fn simulated(disk: SimDisk) -> Self {
         Self::on(Medium::Simulated(disk))
-    }
-
-    /// In memory, but a write takes `flush` until it would survive a loss of power: votes and entries are acknowledged
-    /// only then, as by a disk, and [`cut_power`](Self::cut_power) takes back what is younger. For simulations.
-    pub fn memory_with_flush(flush: Duration) -> Self {
-        Self::on(Medium::Memory { flush })
-    }
-
-    /// The machine loses power: writes that were not flushed are lost. The node must not run any more. Without effect
-    /// on a real directory.
-    pub fn cut_power(&self) {
-        let mut slot = self.slot();
-        match &self.medium {
-            Medium::Memory { .. } => {
-                if let Some(open) = &*slot {
-                    open.stores.cut_power();
-                }
-            }
-            Medium::Simulated(disk) => {
-                disk.cut_power(Unsynced::Lost);
-                *slot = None;
-            }
-            Medium::Dir(_) => {}
-        }
     }
 
     /// Entries that were appended since the last look, by index and term. For simulators, which check what logs of
@@ -147,6 +130,12 @@ impl Storage {
             .is_none_or(|open| open.stores.is_volatile())
     }
 
+    /// What would survive a loss of power now, and what had survived when it was opened; `None`: it is not open.
+    pub fn durability(&self) -> Option<Durability> {
+        let slot = self.slot();
+        slot.as_ref().map(|open| open.stores.durability())
+    }
+
     fn slot(&self) -> MutexGuard<'_, Option<Open>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,7 +159,7 @@ impl Storage {
         cluster: &ClusterName,
         node: &NodeId,
     ) -> Opened {
-        if let Medium::Memory { .. } = self.medium {
+        if let Medium::Memory = self.medium {
             *self.slot() = None;
         }
         self.prepare(environment, cluster, node, durable::begin_anew)
@@ -188,8 +177,8 @@ impl Storage {
             true => StoreId(1),
             false => StoreId(environment.next_seed()),
         };
-        if let Medium::Memory { flush } = self.medium {
-            return Ok(self.in_memory(flush, fresh));
+        if let Medium::Memory = self.medium {
+            return Ok(self.in_memory(fresh));
         }
         let (storage, fresh) = (self.clone(), fresh());
         let owner = Owner {
@@ -207,12 +196,12 @@ impl Storage {
         })
     }
 
-    fn in_memory(&self, flush: Duration, fresh: impl FnOnce() -> StoreId) -> (StoreId, Stores) {
+    fn in_memory(&self, fresh: impl FnOnce() -> StoreId) -> (StoreId, Stores) {
         let mut slot = self.slot();
         slot.take_if(|open| open.stores.origin().is_none());
         let open = slot.get_or_insert_with(|| Open {
             id: fresh(),
-            stores: Stores::with_flush(flush),
+            stores: Stores::in_memory(),
             lock: None,
         });
         (open.id, open.stores.clone())
@@ -221,7 +210,7 @@ impl Storage {
     fn files(&self) -> Result<Arc<dyn Files>, StorageError> {
         match &self.medium {
             Medium::Simulated(disk) => Ok(Arc::new(disk.clone())),
-            Medium::Memory { .. } => Ok(Arc::new(SimDisk::new())),
+            Medium::Memory => Ok(Arc::new(SimDisk::new())),
             Medium::Dir(dir) => match Disk::create(dir) {
                 Ok(disk) => Ok(Arc::new(disk)),
                 Err(source) => Err(StorageError::Io {
@@ -264,7 +253,7 @@ impl Storage {
 
     /// Writes what is not written yet and lets go of the directory. A store in memory stays as it is.
     pub(crate) async fn close(&self, environment: &Environment) {
-        if let Medium::Memory { .. } = self.medium {
+        if let Medium::Memory = self.medium {
             return;
         }
         let storage = self.clone();

@@ -188,7 +188,7 @@ fn a_node_that_does_not_know_an_entry_stops_before_it() {
             let old = world.start_with(4, storage.clone(), joins).await;
             let (cluster, counters) = (old.cluster.clone(), old.counters.clone());
             until("the end of the old program", || cluster.failure().is_some()).await;
-            expect_explained(&cluster.failure().unwrap());
+            expect_explained(cluster.failure().unwrap());
             assert_eq!(counters.value(b"a"), 0, "nothing later was applied");
             world.kill("n4").await;
             adds(&world, "a").await;

@@ -6,16 +6,17 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use funk::ids::{BootId, NodeId};
 use funk::runtime::Environment;
+use funk::store::sim_disk::{SimDisk, Unsynced};
 use funk::time::Time;
-use funk::{Builder, Client, Cluster, Storage};
+use funk::{Builder, Client, Cluster, StartError, Storage};
 use tokio::sync::mpsc;
 
+use crate::network::scramble;
 use crate::simulation::{Clock, SimNode, Simulation, SimulationConfig};
 
 /// Name of the cluster that all nodes belong to.
@@ -29,7 +30,7 @@ const FIRST_NODE: Duration = Duration::from_millis(10);
 /// What becomes of a node's store while the node is down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disk {
-    /// What was flushed is there again.
+    /// What is on it is there again.
     Kept,
     /// The node comes back with an empty one: another raft member under the old name (rule M0).
     Lost,
@@ -40,8 +41,19 @@ pub enum Disk {
 pub struct NodeOptions {
     /// How its clock errs.
     pub clock: Clock,
-    /// How long a write takes until it survives a loss of power.
-    pub flush: Duration,
+    /// How long its disk takes for an fsync.
+    pub fsync: Duration,
+}
+
+/// How the latest run of a node has ended without anybody's crashing it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It has left, was stopped, or gave way to a newer run.
+    Left,
+    /// It stopped by itself: its disk failed, say.
+    Failed(String),
+    /// It did not start, because of what its disk holds or does.
+    Refused(String),
 }
 
 /// Why a run ended early.
@@ -81,6 +93,10 @@ type Seeds = Rc<RefCell<Vec<NodeId>>>;
 /// each node what it serves; faults happen when they are called for, or are set down beforehand with
 /// [`at`](Self::at); conditions given to [`check`](Self::check) are looked at after every step.
 ///
+/// Each node has a [`SimDisk`] under the store that ships. A crash is a power cut: what was not synchronised is lost,
+/// kept or torn, as the seed says. [`disk`](Self::disk) makes it fail in other ways: a node whose disk is full or whose
+/// fsync fails stops by itself, see [`end`](Self::end).
+///
 /// ```
 /// use std::time::Duration;
 /// use funk::ids::NodeId;
@@ -96,6 +112,13 @@ type Seeds = Rc<RefCell<Vec<NodeId>>>;
 /// sim.run_for(Duration::from_secs(2))?;
 /// sim.restart(&nodes[0], Disk::Kept);
 /// assert!(sim.run_until_operational(Duration::from_secs(10))?);
+///
+/// let disk = sim.disk(&nodes[1]).unwrap();
+/// disk.limit(Some(disk.used()));
+/// assert!(sim.run_until(Duration::from_secs(10), |sim| sim.end(&nodes[1]).is_some())?);
+/// disk.limit(None);
+/// sim.restart(&nodes[1], Disk::Kept);
+/// assert!(sim.run_until_operational(Duration::from_secs(10))?);
 /// # Ok::<(), funk_sim::Failure>(())
 /// ```
 pub struct SimCluster {
@@ -108,15 +131,32 @@ pub struct SimCluster {
     /// What is to happen, by time; of equal times in the order of asking.
     actions: BTreeMap<(Duration, u64), Action>,
     asked: u64,
+    /// Power cuts so far: each tears in its own way.
+    cuts: u64,
 }
 
 /// A node: what outlives its runs.
 struct Slot {
+    disk: SimDisk,
+    /// The store on the disk, of the latest run.
     storage: Arc<Mutex<Storage>>,
     options: NodeOptions,
     run: Arc<Mutex<Option<Run>>>,
-    /// The latest run has left or stopped by itself.
-    has_ended: Arc<AtomicBool>,
+    /// How the latest run has ended, if it was not crashed.
+    end: Arc<Mutex<Option<End>>>,
+}
+
+impl Slot {
+    /// Its store is opened anew by the next run.
+    fn close(&self) {
+        *lock(&self.storage) = Storage::simulated(self.disk.clone());
+    }
+}
+
+fn empty_disk(options: &NodeOptions) -> SimDisk {
+    let disk = SimDisk::new();
+    disk.slow_down(options.fsync);
+    disk
 }
 
 /// The present run of a node.
@@ -158,6 +198,7 @@ impl SimCluster {
             checks: Vec::new(),
             actions: BTreeMap::new(),
             asked: 0,
+            cuts: 0,
         }
     }
 
@@ -167,15 +208,17 @@ impl SimCluster {
     ///
     /// If there is one of that name.
     pub fn start(&mut self, name: &NodeId, options: NodeOptions) {
-        let storage = Storage::memory_with_flush(options.flush);
+        let disk = empty_disk(&options);
+        let storage = Storage::simulated(disk.clone());
         let slot = Slot {
+            disk,
             storage: Arc::new(Mutex::new(storage)),
             options,
             run: Arc::default(),
-            has_ended: Arc::default(),
+            end: Arc::default(),
         };
         let (storage, run) = (slot.storage.clone(), slot.run.clone());
-        let has_ended = slot.has_ended.clone();
+        let end = slot.end.clone();
         self.nodes.insert(name.clone(), slot);
         let (describe, seeds) = (self.describe.clone(), self.seeds.clone());
         if seeds.borrow().len() < SEED_NODES {
@@ -189,12 +232,11 @@ impl SimCluster {
                 storage.clone(),
                 run.clone(),
             );
-            let has_ended = has_ended.clone();
+            let end = end.clone();
             async move {
-                has_ended.store(false, Ordering::Relaxed);
-                let lived = live.await;
-                has_ended.store(true, Ordering::Relaxed);
-                lived
+                *lock(&end) = None;
+                *lock(&end) = Some(live.await?);
+                Ok(())
             }
         });
     }
@@ -296,7 +338,7 @@ impl SimCluster {
     ///
     /// # Errors
     ///
-    /// A node that did not start, or a check that does not hold.
+    /// A node that did not start (for another reason than its disk), or a check that does not hold.
     pub fn step(&mut self) -> Result {
         let now = self.elapsed();
         while let Some(entry) = self.actions.first_entry() {
@@ -308,6 +350,9 @@ impl SimCluster {
         }
         let stepped = self.simulation.step();
         stepped.map_err(|error| self.failure(format!("a node failed: {error}")))?;
+        let lost_power = |(name, slot): (&NodeId, &Slot)| slot.disk.is_off().then(|| name.clone());
+        let without_power: Vec<NodeId> = self.nodes.iter().filter_map(lost_power).collect();
+        without_power.iter().for_each(|name| self.crash(name));
         for (name, slot) in &self.nodes {
             let run = lock(&slot.run);
             let panics = run.as_ref().map(|run| run.environment.take_panics());
@@ -405,26 +450,64 @@ impl SimCluster {
         self.nodes.get(node).map(|slot| lock(&slot.storage).clone())
     }
 
-    /// Cuts a node's power: see [`Simulation::crash`]. What its store had not flushed is lost.
+    /// The disk of a node: what it holds, and how it fails. After [`restart`](Self::restart) with [`Disk::Lost`] it is
+    /// another one.
+    pub fn disk(&self, node: &NodeId) -> Option<SimDisk> {
+        self.nodes.get(node).map(|slot| slot.disk.clone())
+    }
+
+    /// Cuts a node's power: see [`Simulation::crash`]. Of what its disk had not synchronised each block, and each name of
+    /// a file, is lost or kept by chance. A node whose power ends at an operation of its disk
+    /// ([`SimDisk::end_power_at`]) crashes with the step in which it does.
     pub fn crash(&mut self, node: &NodeId) {
+        let seed = scramble(self.seed ^ scramble(self.cuts));
+        self.crash_with(node, Unsynced::Torn(seed));
+    }
+
+    /// Cuts a node's power, with a choice of what becomes of what its disk had not synchronised.
+    pub fn crash_with(&mut self, node: &NodeId, unsynced: Unsynced) {
+        self.cuts += 1;
+        self.halt(node);
+        if let Some(slot) = self.nodes.get(node) {
+            slot.disk.cut_power(unsynced);
+            slot.close();
+        }
+    }
+
+    /// Kills a node's process; its machine goes on, and nothing that it wrote is lost.
+    pub fn kill(&mut self, node: &NodeId) {
+        self.halt(node);
+        if let Some(slot) = self.nodes.get(node) {
+            slot.disk.end_process();
+            slot.close();
+        }
+    }
+
+    /// Nothing of the node runs any more.
+    fn halt(&mut self, node: &NodeId) {
         let Some(slot) = self.nodes.get(node) else {
             return;
         };
         // Before the crash, so that the node's sockets go with it.
         let run = lock(&slot.run).take();
         drop(run);
-        slot.has_ended.store(false, Ordering::Relaxed);
+        *lock(&slot.end) = None;
         self.simulation.crash(node);
-        lock(&slot.storage).cut_power();
     }
 
     /// Starts a node again that has crashed, left or stopped; one that runs is crashed first.
     pub fn restart(&mut self, node: &NodeId, disk: Disk) {
-        self.crash(node);
-        if let Some(slot) = self.nodes.get(node)
+        match self.nodes.get(node) {
+            // Its machine has gone on.
+            Some(slot) if lock(&slot.end).is_some() => self.kill(node),
+            Some(_) if self.simulation.is_up(node) => self.crash(node),
+            _ => {}
+        }
+        if let Some(slot) = self.nodes.get_mut(node)
             && disk == Disk::Lost
         {
-            *lock(&slot.storage) = Storage::memory_with_flush(slot.options.flush);
+            slot.disk = empty_disk(&slot.options);
+            slot.close();
         }
         self.simulation.restart(node);
     }
@@ -434,10 +517,10 @@ impl SimCluster {
         &mut self.simulation
     }
 
-    /// Whether the latest run of a node has left or stopped by itself.
-    pub fn has_ended(&self, node: &NodeId) -> bool {
-        let slot = self.nodes.get(node);
-        slot.is_some_and(|slot| slot.has_ended.load(Ordering::Relaxed))
+    /// How the latest run of a node has ended; `None`: it has not, or it was crashed or killed.
+    pub fn end(&self, node: &NodeId) -> Option<End> {
+        let slot = self.nodes.get(node)?;
+        lock(&slot.end).clone()
     }
 
     /// Whether a node has power.
@@ -480,7 +563,7 @@ async fn live(
     seeds: Seeds,
     storage: Arc<Mutex<Storage>>,
     run: Arc<Mutex<Option<Run>>>,
-) -> turmoil::Result {
+) -> std::result::Result<End, Box<dyn std::error::Error>> {
     let born = turmoil::sim_elapsed().unwrap_or_default();
     let transport = node.transport().await?;
     let builder = Cluster::builder(CLUSTER, node.name.as_str())
@@ -488,11 +571,17 @@ async fn live(
         .seeds(addresses(&seeds, &node))
         .storage(lock(&storage).clone())
         .boot_id(BootId(node.run));
-    let cluster = describe(builder, &node).start().await?;
+    let cluster = match describe(builder, &node).start().await {
+        Ok(cluster) => cluster,
+        Err(error @ (StartError::Storage(_) | StartError::Raft(_))) => {
+            return Ok(End::Refused(error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut events = cluster.events();
     let (jobs, mut asked) = mpsc::unbounded_channel::<Job>();
     *lock(&run) = Some(Run {
-        cluster,
+        cluster: cluster.clone(),
         environment: node.environment.clone(),
         born,
         jobs,
@@ -510,5 +599,8 @@ async fn live(
         }
     }
     lock(&run).take();
-    Ok(())
+    Ok(match cluster.failure() {
+        Some(reason) => End::Failed(reason.to_owned()),
+        None => End::Left,
+    })
 }

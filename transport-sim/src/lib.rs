@@ -139,7 +139,8 @@ mod simulation;
 mod transport;
 mod udp;
 
-pub use cluster::{Disk, Failure, NodeOptions, Result, SimCluster};
+pub use cluster::{Disk, End, Failure, NodeOptions, Result, SimCluster};
+pub use funk::store::sim_disk::{SimDisk, Unsynced};
 pub use network::{Names, Network, SimNetwork};
 pub use simulation::{Clock, SimNode, Simulation, SimulationConfig};
 pub use transport::SimTransport;

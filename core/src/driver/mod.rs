@@ -388,6 +388,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::error!(node = %self.node.instance, %error, "cannot begin with an empty log");
+                self.node.failure.get_or_init(|| error.to_string());
                 self.has_left = true;
             }
         }
@@ -398,8 +399,8 @@ impl Driver {
         let Some(raft) = &self.raft else { return false };
         let failure = raft.device.failure().borrow().clone();
         if let Some(reason) = &failure {
-            self.node.failure.store(Some(Arc::new(reason.clone())));
             tracing::error!(node = %self.node.instance, %reason, "the node stops");
+            self.node.failure.get_or_init(|| reason.clone());
         }
         failure.is_some()
     }

@@ -1,7 +1,7 @@
 //! Putting a node together.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -148,7 +148,7 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         proposals: Semaphore::new(MAX_PROPOSALS_IN_FLIGHT),
         counters: SharedCounters::default(),
         stopped: AtomicBool::new(false),
-        failure: ArcSwapOption::empty(),
+        failure: OnceLock::new(),
     });
     let (datagrams_sender, datagrams) = mpsc::channel(DATAGRAM_QUEUE);
     environment.spawn(streams::receive(

@@ -286,11 +286,9 @@ fn resume(files: &Arc<dyn Files>, contents: Contents) -> Result<(StoreId, Stores
         snapshot,
     } = contents;
     let store = identity.store;
-    if found.torn_bytes > 0 {
-        tracing::info!(
-            bytes = found.torn_bytes,
-            "the torn end of the log was cut off"
-        );
+    let torn_bytes = found.torn_bytes;
+    if torn_bytes > 0 {
+        tracing::info!(bytes = torn_bytes, "the torn end of the log was cut off");
     }
     remove_leftovers(&**files, store).map_err(Fault::io("clean up", ""))?;
     if let Some((number, _, _)) = &snapshot {
@@ -317,7 +315,9 @@ fn resume(files: &Arc<dyn Files>, contents: Contents) -> Result<(StoreId, Stores
         replay.head.last = Some(covered);
     }
     let journal = Journal::new(files.clone(), writer);
-    Ok((store, Stores::durable(journal, store, replay, meta)))
+    let stores = Stores::durable(journal, store, replay, meta);
+    stores.note_torn(torn_bytes);
+    Ok((store, stores))
 }
 
 /// Removes what was being written when the power went, and what belongs to a store that was thrown away.
@@ -326,7 +326,10 @@ pub(super) fn remove_leftovers(files: &dyn Files, store: StoreId) -> std::io::Re
         let log = segments::parse_segment_name(&name).map(|(of, _)| of);
         let snapshot = snapshot_file::parse_snapshot_name(&name).map(|(of, _)| of);
         let is_other = log.or(snapshot).is_some_and(|of| of != store);
-        if is_other || identity::is_temporary(&name) || snapshot_file::is_temporary(&name) {
+        let is_temporary = identity::is_temporary(&name)
+            || snapshot_file::is_temporary(&name)
+            || segments::is_temporary(&name);
+        if is_other || is_temporary {
             files.remove(&name)?;
         }
     }

@@ -31,6 +31,8 @@ pub(crate) const SEGMENT_BYTES: u64 = 16 << 20;
 pub(crate) const SEGMENT_HEADER: usize = 40;
 const MAGIC: &[u8; 8] = b"funk-log";
 const SUFFIX: &str = ".log";
+/// What the last segment is called while it is written anew.
+const TEMPORARY: &str = ".log.new";
 
 /// Name of a segment file.
 pub(crate) fn segment_name(store: StoreId, number: u64) -> String {
@@ -43,6 +45,11 @@ pub(crate) fn parse_segment_name(name: &str) -> Option<(StoreId, u64)> {
     let store = StoreId(u64::from_str_radix(store, 16).ok()?);
     let number = number.parse().ok()?;
     (segment_name(store, number) == name).then_some((store, number))
+}
+
+/// Whether the file is a segment that was being written anew.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.ends_with(TEMPORARY)
 }
 
 fn write_header(place: Place, first: u64) -> Vec<u8> {
@@ -307,18 +314,24 @@ impl Log {
         })
     }
 
-    /// Goes on after what was found: cuts the torn tail, removes what was never begun. All of it is durable on return.
+    /// Goes on after what was found: without the torn tail, and without what was never begun. All of it is durable on
+    /// return.
+    ///
+    /// The last segment is written anew and replaced whole. What can be read of it may be in the cache only, from a process
+    /// that was killed or stopped; and where that one's fsync had failed, the cache takes it for written, so that another
+    /// fsync would do nothing.
     pub(crate) fn resume(files: Arc<dyn Files>, found: Found) -> io::Result<Self> {
         if let Some(unborn) = &found.unborn {
             files.remove(unborn)?;
         }
         let name = segment_name(found.place.store, found.place.segment);
-        let mut file = files.open(&name)?;
-        if found.torn_bytes > 0 {
-            file.truncate(found.len)?;
-        }
-        // What a process that was killed had written may be in the cache only.
+        let len = usize::try_from(found.len).unwrap_or(usize::MAX);
+        let whole = files.open(&name)?.read(0, len)?;
+        let temporary = format!("{}{TEMPORARY}", name.trim_end_matches(SUFFIX));
+        let mut file = files.create(&temporary)?;
+        file.append(&whole)?;
         file.sync()?;
+        files.rename(&temporary, &name)?;
         sync_dir(&*files)?;
         Ok(Self {
             files,

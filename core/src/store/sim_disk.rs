@@ -6,7 +6,8 @@
 //! behind others that were kept read as zeros, as on file systems that keep the bytes of one file from another.
 //!
 //! Faults, all from a seed or from a count of operations: the power goes after the n-th operation, an fsync fails, an
-//! fsync lies, the disk is full, bytes are flipped, the disk is slow.
+//! fsync lies, the disk is full, bytes are flipped, the disk is slow. A process that ends without its machine
+//! ([`SimDisk::end_process`]) leaves the cache as it is.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -67,6 +68,9 @@ struct Contents {
     bytes: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
+    /// Its length at the latest sync, and at the one before it.
+    synced: usize,
+    synced_before: usize,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +95,8 @@ struct State {
     sync_lies: bool,
     sync_dir_lies: bool,
     delay: Duration,
+    /// Operations that failed because of a fault that was asked for.
+    faults: u64,
 }
 
 impl SimDisk {
@@ -140,6 +146,41 @@ impl SimDisk {
         self.state().delay = delay;
     }
 
+    /// Ends what is to fail, and makes room: no power that ends, no sync that fails, no limit. How long a sync takes and
+    /// whether it lies stays as it is.
+    pub fn mend(&self) {
+        let mut state = self.state();
+        state.power_ends_at = None;
+        state.sync_fails_at = None;
+        state.capacity = None;
+    }
+
+    /// Operations so far that failed because they were to: for want of power or room, or as a sync that fails.
+    pub fn faults(&self) -> u64 {
+        self.state().faults
+    }
+
+    /// Whether the power has gone, at [`end_power_at`](Self::end_power_at), and has not come back.
+    pub fn is_off(&self) -> bool {
+        self.state().is_off
+    }
+
+    /// How many bytes of a file were durable before the latest sync of it: a log has written something durable behind
+    /// them, by which damage to them is told from a torn end.
+    pub fn synced_before(&self, name: &str) -> usize {
+        let state = self.state();
+        let contents = state.names.get(name).and_then(|file| state.files.get(file));
+        contents.map_or(0, |contents| contents.synced_before)
+    }
+
+    /// The process ends and the machine goes on: nothing is lost, but whatever was open or locked cannot be used any
+    /// more.
+    pub fn end_process(&self) {
+        let mut state = self.state();
+        state.boot += 1;
+        state.locked = false;
+    }
+
     /// Flips a bit of what is stored. Whether there is such a byte.
     pub fn flip(&self, name: &str, offset: usize) -> bool {
         let mut state = self.state();
@@ -169,7 +210,7 @@ impl SimDisk {
         let contents = Contents {
             bytes: bytes.to_vec(),
             durable: bytes.to_vec(),
-            unsynced: Vec::new(),
+            ..Contents::default()
         };
         state.files.insert(file, contents);
     }
@@ -293,6 +334,13 @@ impl Contents {
             }
         }
         self.bytes = self.durable.clone();
+        self.bound_synced();
+    }
+
+    /// What was cut off is not durable any more.
+    fn bound_synced(&mut self) {
+        self.synced = self.synced.min(self.bytes.len());
+        self.synced_before = self.synced_before.min(self.bytes.len());
     }
 
     /// Writes the cache, and only that: what an earlier failure dropped from it stays lost.
@@ -302,6 +350,10 @@ impl Contents {
                 Change::Write { offset, bytes } => write_at(&mut self.durable, offset, &bytes),
                 Change::Truncate { len } => self.durable.truncate(len),
             }
+        }
+        if self.bytes.len() > self.synced {
+            self.synced_before = self.synced;
+            self.synced = self.bytes.len();
         }
     }
 }
@@ -325,6 +377,7 @@ impl State {
             self.is_off = true;
         }
         if self.is_off {
+            self.faults += 1;
             return Err(off());
         }
         self.operations += 1;
@@ -334,6 +387,7 @@ impl State {
     fn check_sync(&mut self, operation: u64) -> io::Result<()> {
         if self.sync_fails_at.is_some_and(|at| operation >= at) {
             self.sync_fails_at = None;
+            self.faults += 1;
             return Err(io::Error::other("simulated input/output error"));
         }
         Ok(())
@@ -498,6 +552,7 @@ impl File for SimFile {
             bytes: bytes[..fits].to_vec(),
         });
         if fits < bytes.len() {
+            state.faults += 1;
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
                 "no space left on the simulated disk",
@@ -512,6 +567,7 @@ impl File for SimFile {
         state.operate()?;
         let contents = state.contents(self.file, self.boot)?;
         contents.bytes.truncate(len as usize);
+        contents.bound_synced();
         let len = len as usize;
         contents.unsynced.push(Change::Truncate { len });
         Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Scenario;
 use super::stage::{await_answers_for_all, choice, coarse, form, ms};
-use crate::stack::plan::Fault;
+use crate::stack::plan::{Fault, Unsynced};
 use crate::stack::{Failure, Outcome, World};
 use funk::ids::ShardId;
 
@@ -16,7 +16,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     plan: |seed| {
         let mut plan = coarse(seed, 3 + 2 * (seed % 2) as usize);
         plan.load.every = ms(20);
-        plan.nodes.iter_mut().for_each(|node| node.flush = ms(2));
+        plan.nodes.iter_mut().for_each(|node| node.fsync = ms(2));
         plan
     },
     play,
@@ -27,7 +27,10 @@ fn play(world: &mut World) -> Result<Outcome, Failure> {
     let nodes = world.names.len();
     let before = world.map();
     let down = ms(50 + choice(world, 1, 1_000) as u64);
-    let struck = world.strike_now(Fault::CrashAll { down });
+    let struck = world.strike_now(Fault::CrashAll {
+        down,
+        unsynced: Unsynced::Torn,
+    });
     world.require(struck, || "power did not fail".to_owned())?;
     world.run_for(ms(20))?;
     let running = (0..nodes).filter(|&at| world.runs(at)).count();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use funk::ids::ShardId;
 use funk_sim::Disk;
 
-use crate::stack::plan::{Cut, Fault, NodePlan, Target};
+use crate::stack::plan::{Cut, Fault, NodePlan, Target, Unsynced};
 use crate::stack::workload::{Call, Outcome as Answer};
 use crate::stack::{Failure, Plan, World};
 
@@ -103,6 +103,7 @@ pub(super) fn lose(world: &mut World, at: usize, how: Loss) -> Result<(), Failur
             target,
             down: UNTIL_CALM,
             disk: Disk::Kept,
+            unsynced: Unsynced::Torn,
         },
         Loss::Link => Fault::Cut {
             cut: Cut::Isolate(target),

@@ -11,8 +11,9 @@ use funk::{Cluster, Role};
 use funk_sim::Disk;
 use tokio::sync::oneshot;
 
+use super::disk_faults;
 use super::faults::cut_power;
-use super::plan::Fault;
+use super::plan::{Fault, Unsynced};
 use super::record::{Phase, RunView};
 use super::service::Watched;
 use super::trace::Mark;
@@ -53,12 +54,14 @@ impl World {
 
     /// Cuts the power of the node at this place: it stays down.
     pub fn crash(&mut self, at: usize) {
-        cut_power(&mut self.sim, &self.names, &self.shared, at);
+        let (sim, shared) = (&mut self.sim, &self.shared);
+        cut_power(sim, &self.names, shared, at, Unsynced::Torn);
     }
 
     /// Starts a node again that is down.
     pub fn restart(&mut self, at: usize, disk: Disk) {
-        self.sim.restart(&self.names[at], disk);
+        let (sim, shared) = (&mut self.sim, &self.shared);
+        disk_faults::start(sim, &self.names[at], at, disk, shared);
     }
 
     /// Starts a node that was to start on request, or starts one that has left afresh.
@@ -66,7 +69,7 @@ impl World {
         self.absent.remove(&at);
         let name = self.names[at].clone();
         if self.sim.names().any(|known| *known == name) {
-            self.sim.restart(&name, Disk::Lost);
+            disk_faults::start(&mut self.sim, &name, at, Disk::Lost, &self.shared);
         } else {
             self.sim.start(&name, options(&self.plan.nodes[at]));
         }

@@ -1,13 +1,14 @@
 //! Faults: when they strike, whom, and how they end.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use funk::ids::{NodeId, RaftId};
-use funk_sim::{Disk, SimCluster};
+use funk::ids::NodeId;
+use funk_sim::{Disk, End, SimCluster};
 
-use super::plan::{Cut, Fault, Moment, Plan, Strike, Target};
+use super::disk_faults::{self, come_back, come_back_after, may_lose_store};
+use super::plan::{Cut, Fault, Moment, Plan, Strike, Target, Unsynced};
 use super::record::{Phase, Shared};
 use super::service::Watched;
 use super::trace::Mark;
@@ -21,6 +22,8 @@ pub(super) struct Faults {
     waiting: Vec<Strike>,
     latency: Duration,
     loss: f64,
+    /// How long the disk of each node takes for an fsync.
+    fsync: Vec<Duration>,
 }
 
 impl Faults {
@@ -30,6 +33,7 @@ impl Faults {
             waiting: Vec::new(),
             latency: plan.latency,
             loss: f64::from(plan.loss_permille) / 1_000.0,
+            fsync: plan.nodes.iter().map(|node| node.fsync).collect(),
         }
     }
 
@@ -74,6 +78,7 @@ impl Faults {
         simulation.heal_all();
         simulation.set_latency(plan.latency);
         simulation.network().lose_datagrams(0.0);
+        disk_faults::end_all(sim, names, &self.fsync);
         for name in names {
             sim.simulation().resume(name);
         }
@@ -93,6 +98,7 @@ impl Faults {
             shared,
             latency: self.latency,
             loss: self.loss,
+            fsync: &self.fsync,
             struck: Cell::new(None),
         };
         if !hand.strike(fault) {
@@ -110,7 +116,7 @@ impl Faults {
     }
 }
 
-/// Starts those of these nodes that are down or have left.
+/// Starts those of these nodes that are down or have ended.
 pub(super) fn start_what_is_down(
     sim: &mut SimCluster,
     names: &[NodeId],
@@ -118,28 +124,27 @@ pub(super) fn start_what_is_down(
     shared: &Shared,
 ) {
     for &at in wanted {
-        let name = &names[at];
-        let has_left = sim.has_ended(name);
-        let is_down = sim.names().any(|known| known == name) && !sim.is_up(name);
-        let is_lost = shared.lock().nodes[at].store_is_lost;
-        if has_left || is_down {
-            let disk = if has_left || is_lost {
-                Disk::Lost
-            } else {
-                Disk::Kept
-            };
-            shared.lock().ended(at);
-            sim.restart(name, disk);
-        }
+        come_back(sim, &names[at], at, shared);
     }
 }
 
 /// Cuts a node's power, and tells the record.
-pub(super) fn cut_power(sim: &mut SimCluster, names: &[NodeId], shared: &Shared, at: usize) {
-    sim.crash(&names[at]);
+pub(super) fn cut_power(
+    sim: &mut SimCluster,
+    names: &[NodeId],
+    shared: &Shared,
+    at: usize,
+    unsynced: Unsynced,
+) {
+    match unsynced {
+        Unsynced::Lost => sim.crash_with(&names[at], funk_sim::Unsynced::Lost),
+        Unsynced::Kept => sim.crash_with(&names[at], funk_sim::Unsynced::Kept),
+        Unsynced::Torn => sim.crash(&names[at]),
+    }
     let mut record = shared.lock();
     record.mark(Some(at), Mark::Stopped("power cut".to_owned()));
     record.ended(at);
+    record.nodes[at].disk.fault = None;
 }
 
 fn is_now(moment: Moment, phase: Phase) -> bool {
@@ -173,6 +178,13 @@ fn name_of(fault: Fault) -> &'static str {
             disk: Disk::Lost, ..
         } => "stores lost",
         Fault::CrashAll { .. } => "crashes of all nodes",
+        Fault::Kill { .. } => "processes killed",
+        Fault::PowerEnds { .. } => "powers about to end",
+        Fault::SyncFails { .. } => "fsyncs about to fail",
+        Fault::DiskFull { .. } => "disks with little room",
+        Fault::SlowDisk { .. } => "slow disks",
+        Fault::Damage { .. } => "stores damaged",
+        Fault::Lies { .. } => "disks that lied",
         Fault::Pause { .. } => "pauses",
         Fault::Sleep { .. } => "machines that slept",
         Fault::Cut { .. } => "cuts",
@@ -186,12 +198,13 @@ fn name_of(fault: Fault) -> &'static str {
 }
 
 /// What carries one fault out.
-struct Hand<'a> {
-    sim: &'a mut SimCluster,
-    names: &'a [NodeId],
-    shared: &'a Shared,
+pub(super) struct Hand<'a> {
+    pub(super) sim: &'a mut SimCluster,
+    pub(super) names: &'a [NodeId],
+    pub(super) shared: &'a Shared,
     latency: Duration,
     loss: f64,
+    pub(super) fsync: &'a [Duration],
     /// Whom the fault was found to strike.
     struck: Cell<Option<usize>>,
 }
@@ -200,8 +213,36 @@ impl Hand<'_> {
     /// `false`: it cannot take place now.
     fn strike(&mut self, fault: Fault) -> bool {
         match fault {
-            Fault::Crash { target, down, disk } => self.crash(target, down, disk),
-            Fault::CrashAll { down } => self.crash_all(down),
+            Fault::Crash {
+                target,
+                down,
+                disk,
+                unsynced,
+            } => self.crash(target, down, disk, unsynced),
+            Fault::CrashAll { down, unsynced } => self.crash_all(down, unsynced),
+            Fault::Kill { target, down } => self.kill(target, down),
+            Fault::PowerEnds {
+                target,
+                operation,
+                down,
+            } => self.end_power(target, operation, down),
+            Fault::SyncFails {
+                target,
+                operation,
+                down,
+            } => self.fail_sync(target, operation, down),
+            Fault::DiskFull { target, room, down } => self.fill(target, room, down),
+            Fault::SlowDisk {
+                target,
+                delay,
+                span,
+            } => self.slow_disk(target, delay, span),
+            Fault::Damage {
+                target,
+                place,
+                down,
+            } => self.damage(target, place, down),
+            Fault::Lies { target, span, down } => self.lie(target, span, down),
             Fault::Pause { target, span } => self.pause(target, span),
             Fault::Sleep { target, span } => self.sleep(target, span),
             Fault::Cut { cut, span } => self.cut(cut, span),
@@ -240,7 +281,7 @@ impl Hand<'_> {
     }
 
     /// Where the target is now; `None`: there is none, or its node does not run.
-    fn place(&self, target: Target) -> Option<usize> {
+    pub(super) fn place(&self, target: Target) -> Option<usize> {
         let leader = self.shared.lock().leader();
         let at = match target {
             Target::Node(at) => at % self.names.len(),
@@ -255,70 +296,46 @@ impl Hand<'_> {
         self.sim.handle(&self.names[at]).map(|_| at)
     }
 
-    fn crash(&mut self, target: Target, down: Duration, disk: Disk) -> bool {
+    fn crash(&mut self, target: Target, down: Duration, disk: Disk, unsynced: Unsynced) -> bool {
         let Some(at) = self.place(target) else {
             return false;
         };
-        let name = self.names[at].clone();
-        let survives = disk == Disk::Kept && !self.is_volatile(at);
-        if !survives && !self.may_lose_store(at) {
-            return false;
-        }
-        self.cut_power(at);
-        self.shared.lock().nodes[at].store_is_lost = disk == Disk::Lost;
-        let shared = self.shared.clone();
-        self.sim.at(self.sim.elapsed() + down, move |sim| {
-            if !sim.is_up(&name) && !shared.is_calm() {
-                sim.restart(&name, disk);
+        let is_lost = {
+            let record = self.shared.lock();
+            let view = &record.nodes[at].disk;
+            let is_lost = disk == Disk::Lost || view.is_volatile || view.lies;
+            if is_lost && !may_lose_store(&record, at) {
+                return false;
             }
-        });
+            is_lost
+        };
+        cut_power(self.sim, self.names, self.shared, at, unsynced);
+        self.shared.lock().nodes[at].store_is_lost = is_lost;
+        come_back_after(self.sim, &self.names[at], at, down, self.shared);
         true
     }
 
-    fn cut_power(&mut self, at: usize) {
-        cut_power(self.sim, self.names, self.shared, at);
-    }
-
-    fn crash_all(&mut self, down: Duration) -> bool {
-        if (0..self.names.len()).any(|at| self.is_volatile(at)) {
-            return false;
+    fn crash_all(&mut self, down: Duration, unsynced: Unsynced) -> bool {
+        {
+            let record = self.shared.lock();
+            let mut all = record.nodes.iter().enumerate();
+            let some_may_not = all.any(|(at, node)| {
+                let disk = &node.disk;
+                disk.is_volatile || (disk.lies && !may_lose_store(&record, at))
+            });
+            if some_may_not {
+                return false;
+            }
         }
         for at in 0..self.names.len() {
-            self.cut_power(at);
-            let name = self.names[at].clone();
-            self.sim.at(self.sim.elapsed() + down, move |sim| {
-                if !sim.is_up(&name) {
-                    sim.restart(&name, Disk::Kept);
-                }
-            });
+            cut_power(self.sim, self.names, self.shared, at, unsynced);
+            {
+                let node = &mut self.shared.lock().nodes[at];
+                node.store_is_lost |= node.disk.lies;
+            }
+            come_back_after(self.sim, &self.names[at], at, down, self.shared);
         }
         true
-    }
-
-    fn is_volatile(&self, at: usize) -> bool {
-        let storage = self.sim.storage(&self.names[at]);
-        storage.is_none_or(|storage| storage.is_volatile())
-    }
-
-    /// Whether every configuration that may still decide something keeps a quorum of stores without this one.
-    fn may_lose_store(&self, lost: usize) -> bool {
-        let record = self.shared.lock();
-        let others = (0..self.names.len()).filter(|at| *at != lost);
-        let kept: BTreeSet<RaftId> = others
-            .filter(|at| !record.nodes[*at].store_is_lost)
-            .filter_map(|at| {
-                let store = self.sim.storage(&self.names[at])?.store_id()?;
-                Some(RaftId {
-                    node: self.names[at].clone(),
-                    store,
-                })
-            })
-            .collect();
-        let mut configurations = record.nodes.iter().flat_map(|node| &node.voters);
-        configurations.all(|voters| {
-            let left = voters.intersection(&kept).count();
-            left * 2 > voters.len()
-        })
     }
 
     fn pause(&mut self, target: Target, span: Duration) -> bool {
@@ -374,13 +391,16 @@ impl Hand<'_> {
             .spawn(&name, |cluster| async move { cluster.leave().await });
         let shared = self.shared.clone();
         self.sim.at(self.sim.elapsed() + back, move |sim| {
-            let has_left = sim.has_ended(&name);
-            if shared.is_calm() || !sim.is_up(&name) {
+            let end = sim.end(&name);
+            let comes_by_itself = matches!(end, Some(End::Failed(_) | End::Refused(_)));
+            if shared.is_calm() || !sim.is_up(&name) || comes_by_itself {
                 return;
             }
-            // One that could not leave in time is killed.
-            shared.lock().ended(at);
-            sim.restart(&name, if has_left { Disk::Lost } else { Disk::Kept });
+            if end.is_none() {
+                // One that could not leave in time is killed.
+                sim.kill(&name);
+            }
+            come_back(sim, &name, at, &shared);
         });
         true
     }

@@ -2,6 +2,7 @@
 
 pub mod determinism;
 mod direct;
+mod disk_faults;
 mod faults;
 pub mod plan;
 mod plan_json;

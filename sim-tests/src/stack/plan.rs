@@ -26,6 +26,17 @@ pub enum Target {
     Follower(usize),
 }
 
+/// What becomes of what a disk had not synchronised when its power goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Unsynced {
+    /// All of it is lost.
+    Lost,
+    /// All of it is there.
+    Kept,
+    /// Each block and each name of a file is lost or kept by chance.
+    Torn,
+}
+
 /// A cut in the network. Sides are sets of places, as bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Cut {
@@ -57,10 +68,76 @@ pub enum Fault {
         /// What becomes of its store.
         #[serde(with = "DiskJson")]
         disk: Disk,
+        /// What becomes of what its disk had not synchronised.
+        unsynced: Unsynced,
     },
     /// Power cut of all nodes at once; stores are kept.
     CrashAll {
         /// For how long they are down.
+        down: Duration,
+        /// What becomes of what their disks had not synchronised.
+        unsynced: Unsynced,
+    },
+    /// A process is killed, its machine goes on; it starts again after a while.
+    Kill {
+        /// Who.
+        target: Target,
+        /// For how long it is down.
+        down: Duration,
+    },
+    /// The power goes in the middle of what a node writes; it starts again after a while.
+    PowerEnds {
+        /// Who.
+        target: Target,
+        /// At this operation of its disk from now on.
+        operation: u64,
+        /// For how long it is down then.
+        down: Duration,
+    },
+    /// An fsync fails, and what was to be written is gone from the cache. The node stops, and starts again after a while.
+    SyncFails {
+        /// Who.
+        target: Target,
+        /// Which of its disk's operations from now on is the first that may fail.
+        operation: u64,
+        /// For how long it is down then.
+        down: Duration,
+    },
+    /// A disk has little room left. The node stops when it is full, and starts again when there is room.
+    DiskFull {
+        /// Who.
+        target: Target,
+        /// Bytes that are left.
+        room: u32,
+        /// For how long it is down then.
+        down: Duration,
+    },
+    /// An fsync takes long.
+    SlowDisk {
+        /// Who.
+        target: Target,
+        /// So long.
+        delay: Duration,
+        /// For how long.
+        span: Duration,
+    },
+    /// Power cut, and a bit of what was stored is another one. The node must not start; it comes back with an empty disk.
+    Damage {
+        /// Who.
+        target: Target,
+        /// Which byte, in thousandths of all that may be damaged.
+        place: u32,
+        /// For how long it is down.
+        down: Duration,
+    },
+    /// A disk says that it has written what it has not; then its power goes. What it lost counts as a store that is
+    /// lost: the node comes back with an empty disk.
+    Lies {
+        /// Who.
+        target: Target,
+        /// For how long it lies.
+        span: Duration,
+        /// For how long the node is down then.
         down: Duration,
     },
     /// A process stands still, its clock goes on.
@@ -127,13 +204,21 @@ impl Fault {
     /// How long it goes on; zero if it is over at once.
     pub fn lasts(&self) -> Duration {
         match *self {
-            Self::Crash { down, .. } | Self::CrashAll { down } => down,
+            Self::Crash { down, .. }
+            | Self::CrashAll { down, .. }
+            | Self::Kill { down, .. }
+            | Self::PowerEnds { down, .. }
+            | Self::SyncFails { down, .. }
+            | Self::DiskFull { down, .. }
+            | Self::Damage { down, .. } => down,
+            Self::Lies { span, down, .. } => span + down,
             Self::Leave { back, .. } => back,
             Self::Pause { span, .. }
             | Self::Sleep { span, .. }
             | Self::Cut { span, .. }
             | Self::Loss { span, .. }
             | Self::Slow { span, .. }
+            | Self::SlowDisk { span, .. }
             | Self::Hold { span, .. } => span,
             Self::StepDown | Self::Tags { .. } => Duration::ZERO,
         }
@@ -184,8 +269,8 @@ pub struct NodePlan {
     pub rate: f64,
     /// What its clock shows at a start.
     pub offset: Duration,
-    /// How long a write takes until it survives a loss of power.
-    pub flush: Duration,
+    /// How long its disk takes for an fsync.
+    pub fsync: Duration,
     /// Whether it may vote.
     pub votes: bool,
     /// When it is started.
@@ -295,7 +380,7 @@ impl Plan {
             .map(|at| NodePlan {
                 rate: 1.0 + skew * random.pick(&[-1.0, 1.0]),
                 offset: random.span(ms(0), ms(100_000)),
-                flush: random.pick(&[ms(0), ms(0), ms(1), ms(10)]),
+                fsync: random.pick(&[ms(0), ms(0), ms(1), ms(10)]),
                 votes: at < 3 || random.chance(0.8),
                 starts_at: random.pick(&[ms(0), ms(0), ms(500)]),
             })
@@ -347,7 +432,7 @@ impl NodePlan {
         Self {
             rate: 1.0,
             offset: Duration::ZERO,
-            flush: Duration::ZERO,
+            fsync: Duration::ZERO,
             votes: true,
             starts_at: Duration::ZERO,
         }
@@ -381,6 +466,13 @@ enum Kind {
     Crash,
     CrashAll,
     LoseStore,
+    Kill,
+    PowerEnds,
+    SyncFails,
+    DiskFull,
+    SlowDisk,
+    Damage,
+    Lies,
     Pause,
     Sleep,
     Cut,
@@ -392,10 +484,17 @@ enum Kind {
     Hold,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 19] = [
     Kind::Crash,
     Kind::CrashAll,
     Kind::LoseStore,
+    Kind::Kill,
+    Kind::PowerEnds,
+    Kind::SyncFails,
+    Kind::DiskFull,
+    Kind::SlowDisk,
+    Kind::Damage,
+    Kind::Lies,
     Kind::Pause,
     Kind::Sleep,
     Kind::Cut,
@@ -410,7 +509,7 @@ const KINDS: [Kind; 12] = [
 fn strikes(plan: &Plan, random: &mut Random) -> Vec<Strike> {
     // Each seed leaves some kinds out: two faults of a kind meet more often than in a mix of all.
     let mut kinds = KINDS.to_vec();
-    while kinds.len() > 2 && random.chance(0.8) {
+    while kinds.len() > 2 && random.chance(0.88) {
         kinds.remove(random.below(kinds.len() as u64) as usize);
     }
     let every = random.span(ms(300), ms(3_000)).as_nanos() as f64;
@@ -471,13 +570,54 @@ fn fault(kind: Kind, plan: &Plan, random: &mut Random) -> Fault {
             target,
             down: random.span(ms(10), ms(3_000)),
             disk: Disk::Kept,
+            unsynced: unsynced(random),
         },
         Kind::LoseStore => Fault::Crash {
             target,
             down: random.span(ms(10), ms(3_000)),
             disk: Disk::Lost,
+            unsynced: Unsynced::Lost,
         },
         Kind::CrashAll => Fault::CrashAll {
+            down: random.span(ms(10), ms(1_000)),
+            unsynced: unsynced(random),
+        },
+        Kind::Kill => Fault::Kill {
+            target,
+            down: random.span(ms(10), ms(1_000)),
+        },
+        Kind::PowerEnds => Fault::PowerEnds {
+            target,
+            operation: random.below(40),
+            down: random.span(ms(10), ms(1_000)),
+        },
+        Kind::SyncFails => Fault::SyncFails {
+            target,
+            operation: random.below(40),
+            down: random.span(ms(10), ms(1_000)),
+        },
+        Kind::DiskFull => Fault::DiskFull {
+            target,
+            room: random.below(8_192) as u32,
+            down: random.span(ms(100), ms(2_000)),
+        },
+        Kind::SlowDisk => Fault::SlowDisk {
+            target,
+            delay: if random.chance(0.3) {
+                random.span(ms(500), ms(3_000))
+            } else {
+                random.span(ms(20), ms(300))
+            },
+            span: random.span(ms(100), ms(4_000)),
+        },
+        Kind::Damage => Fault::Damage {
+            target,
+            place: random.below(1_000) as u32,
+            down: random.span(ms(10), ms(1_000)),
+        },
+        Kind::Lies => Fault::Lies {
+            target,
+            span: random.span(ms(100), ms(4_000)),
             down: random.span(ms(10), ms(1_000)),
         },
         Kind::Pause => Fault::Pause {
@@ -518,6 +658,15 @@ fn fault(kind: Kind, plan: &Plan, random: &mut Random) -> Fault {
             span: random.span(lease / 2, plan.timing.drain_timeout * 3),
         },
     }
+}
+
+fn unsynced(random: &mut Random) -> Unsynced {
+    random.pick(&[
+        Unsynced::Torn,
+        Unsynced::Torn,
+        Unsynced::Lost,
+        Unsynced::Kept,
+    ])
 }
 
 fn cut(nodes: usize, target: Target, random: &mut Random) -> Cut {

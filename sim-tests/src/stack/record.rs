@@ -16,6 +16,7 @@ use funk::log_message::LogMessage;
 use funk::observer::Observer;
 use funk::time::Time;
 
+use super::disk_faults::{DiskFault, DiskView};
 use super::trace::{Mark, Trace};
 use crate::invariants::i2_same_maps::SameMaps;
 use crate::invariants::i3_fencing::Fencing;
@@ -84,8 +85,9 @@ pub(super) struct NodeView {
     pub(super) voters: Vec<BTreeSet<RaftId>>,
     /// It is down, and will come back with an empty store.
     pub(super) store_is_lost: bool,
+    pub(super) disk: DiskView,
     /// Its raft member, as of its present or latest run.
-    raft: Option<RaftId>,
+    pub(super) raft: Option<RaftId>,
     /// Since when it has been down.
     down_since: Option<Duration>,
 }
@@ -667,8 +669,13 @@ impl Observer for Watcher {
                 counters: BTreeMap::new(),
                 leaving: false,
             });
-            record.nodes[node].store_is_lost = false;
+            let is_new = std::mem::take(&mut record.nodes[node].store_is_lost);
+            record.nodes[node].disk.is_new = is_new;
             record.nodes[node].down_since = None;
+            if record.nodes[node].disk.fault == Some(DiskFault::Damaged) {
+                let what = format!("{} starts with a damaged store", engine.config().instance);
+                record.note(Err(Violation::new("damage", what)));
+            }
             let config = engine.config();
             record.nodes[node].raft = Some(RaftId {
                 node: config.instance.node.clone(),

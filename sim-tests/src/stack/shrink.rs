@@ -265,6 +265,13 @@ fn renumber(fault: &mut Fault, gone: usize, count: usize) {
     };
     match fault {
         Fault::Crash { target, .. }
+        | Fault::Kill { target, .. }
+        | Fault::PowerEnds { target, .. }
+        | Fault::SyncFails { target, .. }
+        | Fault::DiskFull { target, .. }
+        | Fault::SlowDisk { target, .. }
+        | Fault::Damage { target, .. }
+        | Fault::Lies { target, .. }
         | Fault::Pause { target, .. }
         | Fault::Sleep { target, .. }
         | Fault::Leave { target, .. }
@@ -297,7 +304,14 @@ fn renumber(fault: &mut Fault, gone: usize, count: usize) {
 fn halve(fault: &mut Fault) {
     match fault {
         Fault::Crash { down: span, .. }
-        | Fault::CrashAll { down: span }
+        | Fault::CrashAll { down: span, .. }
+        | Fault::Kill { down: span, .. }
+        | Fault::PowerEnds { down: span, .. }
+        | Fault::SyncFails { down: span, .. }
+        | Fault::DiskFull { down: span, .. }
+        | Fault::SlowDisk { span, .. }
+        | Fault::Damage { down: span, .. }
+        | Fault::Lies { span, .. }
         | Fault::Leave { back: span, .. }
         | Fault::Pause { span, .. }
         | Fault::Sleep { span, .. }

@@ -12,6 +12,7 @@ use funk::versions::VersionRange;
 use funk::{Builder, Cluster};
 use funk_sim::{Clock, Network, NodeOptions, SimCluster, SimulationConfig};
 
+use super::disk_faults::{self, Found};
 use super::faults::{Faults, start_what_is_down};
 use super::plan::{NodePlan, Plan, Transport};
 use super::record::Shared;
@@ -83,6 +84,8 @@ pub struct World {
     versions: Arc<Mutex<Vec<VersionRange>>>,
     /// The run of each node that has its load.
     loaded: Vec<Option<BootId>>,
+    /// What each node's store holds for sure, and of which run.
+    found: Vec<Found>,
     load_ends: bool,
     pub(super) faults: Faults,
     began: Option<Duration>,
@@ -160,6 +163,7 @@ impl World {
             replicas,
             versions,
             loaded: vec![None; count],
+            found: vec![Found::default(); count],
             load_ends: false,
             began: None,
             absent,
@@ -174,6 +178,7 @@ impl World {
         if let Err(failure) = stepped {
             return Err(self.failure(Violation::new(NODE_RUNS, failure.reason)));
         }
+        disk_faults::look(&mut self.sim, &self.names, &self.shared);
         self.look();
         self.load_new_runs();
         let violation = self.shared.lock().violation();
@@ -412,6 +417,8 @@ impl World {
             let Some(storage) = self.sim.storage(name) else {
                 continue;
             };
+            let boot = self.sim.handle(name).map(|handle| handle.instance().boot);
+            self.found[at].look(at, boot, &storage, &mut record);
             let entries = storage.look();
             if let (Some(cluster), false) = (storage.cluster(), entries.is_empty()) {
                 let verdict = record.logs.entry(cluster).or_default().appended(&entries);
@@ -472,7 +479,7 @@ pub(super) fn options(node: &NodePlan) -> NodeOptions {
             rate: node.rate,
             offset: node.offset,
         },
-        flush: node.flush,
+        fsync: node.fsync,
     }
 }
 

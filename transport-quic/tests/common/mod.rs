@@ -195,6 +195,7 @@ pub fn hello(cluster: &str, name: &str, boot: u64, dial: u64) -> Vec<u8> {
     body.extend_from_slice(name.as_bytes());
     body.extend_from_slice(&boot.to_be_bytes());
     body.extend_from_slice(&dial.to_be_bytes());
+    body.extend([1, 1]);
     let mut frame = (body.len() as u16).to_be_bytes().to_vec();
     frame.append(&mut body);
     frame

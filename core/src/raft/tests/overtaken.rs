@@ -10,6 +10,7 @@ use crate::ids::Epoch;
 use crate::raft::rpc::SnapshotChunk;
 use crate::raft::testing::Journal;
 use crate::raft::types::{LogEntry, LogId, Vote};
+use crate::store::sim_disk::{SimDisk, Unsynced};
 
 const TERM: u64 = 5;
 const FLUSH: Duration = Duration::from_millis(30);
@@ -182,7 +183,10 @@ fn a_snapshot_beyond_the_log_is_installed() {
 #[test]
 fn an_overtaken_snapshot_is_answered_once_the_entries_would_survive() {
     simulate(async {
-        let mut follower = Follower::new(Stores::with_flush(FLUSH)).await;
+        let disk = SimDisk::new();
+        let (_, stores) = durable::open(&disk, 2).unwrap();
+        disk.slow_down(FLUSH);
+        let mut follower = Follower::new(stores).await;
         let environment = follower.cluster.nodes[&2].environment.clone();
         // The leader gives up on the append while it is on its way to the disk, and sends the snapshot.
         let append = follower.ask(Follower::entries(4, None));
@@ -196,8 +200,9 @@ fn an_overtaken_snapshot_is_answered_once_the_entries_would_survive() {
             matches!(&taken, Reply::Snapshot { vote, .. } if *vote == Follower::vote()),
             "{taken:?}"
         );
-        follower.stores().cut_power();
-        assert!((0..4).all(|index| follower.stores().holds_entry(&id(index))));
+        disk.cut_power(Unsynced::Lost);
+        let (_, found) = durable::open(&disk, 3).unwrap();
+        assert!((0..4).all(|index| found.holds_entry(&id(index))));
         assert_eq!(follower.snapshots_installed(), 0);
     });
 }

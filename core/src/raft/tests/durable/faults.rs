@@ -26,6 +26,16 @@ async fn assert_dead(history: &mut History, disk: &SimDisk) {
 /// An fsync that failed has dropped what it was to write: a second one would succeed and lie.
 #[test]
 fn an_fsync_that_fails_ends_the_store_and_loses_nothing_that_was_acknowledged() {
+    fail_each_sync(false);
+}
+
+/// The next process reads from the cache what the failed fsync has dropped, and takes it for its log.
+#[test]
+fn what_a_failed_fsync_dropped_is_durable_once_the_next_process_counts_on_it() {
+    fail_each_sync(true);
+}
+
+fn fail_each_sync(another_process: bool) {
     let mut failures = 0;
     for operation in 0.. {
         let failed = on_a_node(async {
@@ -44,9 +54,19 @@ fn an_fsync_that_fails_ends_the_store_and_loses_nothing_that_was_acknowledged() 
             history.durable = durable;
             history.states.truncate(states);
             history.begun_snapshot = snapshot;
-            disk.cut_power(Unsynced::Kept);
-            let (_, stores) = open(&disk, 2).unwrap();
-            history.check(stores).await;
+            if another_process {
+                disk.end_process();
+                let (_, stores) = open(&disk, 2).unwrap();
+                let found = held(&mut stores.clone()).await;
+                disk.cut_power(Unsynced::Lost);
+                let (_, stores) = open(&disk, 3).unwrap();
+                assert_eq!(held(&mut stores.clone()).await, found);
+                history.check(stores).await;
+            } else {
+                disk.cut_power(Unsynced::Kept);
+                let (_, stores) = open(&disk, 2).unwrap();
+                history.check(stores).await;
+            }
             true
         });
         if !failed {

@@ -32,7 +32,7 @@ fn owner() -> Owner {
     }
 }
 
-fn open(disk: &SimDisk, fresh: u64) -> Result<(StoreId, Stores), StorageError> {
+pub(super) fn open(disk: &SimDisk, fresh: u64) -> Result<(StoreId, Stores), StorageError> {
     let files: Arc<dyn Files> = Arc::new(disk.clone());
     let (id, stores) = durable::open(&files, &owner(), StoreId(fresh))?;
     stores.roll_at(ROLL_AT);
