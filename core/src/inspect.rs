@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::ids::{ClusterId, LogIndex, RaftId, StoreId, Term};
 use crate::storage::StorageError;
+use crate::store;
 use crate::store::disk::Disk;
 use crate::store::files::Files;
 
@@ -84,24 +85,12 @@ pub struct MembershipInspection {
 
 /// Reads and checks a data directory, without changing it. Blocks for as long as the disk takes.
 pub fn inspect(dir: &Path) -> Result<Inspection, StorageError> {
-    let failed = |action| {
-        move |source| StorageError::Io {
-            action,
-            path: dir.to_owned(),
-            source,
-        }
-    };
-    let disk = Disk::open(dir).map_err(failed("open the data directory"))?;
+    let disk = Disk::open(dir).map_err(StorageError::io("open the data directory", dir))?;
     let files: Arc<dyn Files> = Arc::new(disk);
-    let _lock = match files.lock() {
-        Ok(Some(lock)) => Some(lock),
-        Ok(None) => {
-            let dir = dir.to_owned();
-            return Err(StorageError::Locked { dir });
-        }
+    let _lock = match store::lock(&*files) {
         // A copy that can only be read cannot be in use.
-        Err(error) if is_read_only(&error) => None,
-        Err(error) => return Err(failed("lock")(error)),
+        Err(StorageError::Io { source, .. }) if is_read_only(&source) => None,
+        locked => Some(locked?),
     };
     crate::raft::durable::inspect(&*files, dir)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::ids::{ClusterId, LogIndex, NodeId, StoreId};
 use crate::state::ReplicatedState;
 use crate::storage::StorageError;
+use crate::store;
 use crate::store::disk::{Disk, LOCK_FILE};
 use crate::store::files::Files;
 
@@ -75,19 +76,9 @@ pub fn force_new_cluster(
     dir: &Path,
     state: Box<dyn ReplicatedState>,
 ) -> Result<Recovered, RecoverError> {
-    let failed = |action| {
-        move |source| StorageError::Io {
-            action,
-            path: dir.to_owned(),
-            source,
-        }
-    };
-    let disk = Disk::open(dir).map_err(failed("open the data directory"))?;
+    let disk = Disk::open(dir).map_err(StorageError::io("open the data directory", dir))?;
     let files: Arc<dyn Files> = Arc::new(disk);
-    let Some(_lock) = files.lock().map_err(failed("lock"))? else {
-        let dir = dir.to_owned();
-        return Err(StorageError::Locked { dir }.into());
-    };
+    let _lock = store::lock(&*files)?;
     let found = crate::raft::recover::read(&files, dir)?;
     let backup = backup_of(dir, found.store());
     copy(&*files, dir, &backup).map_err(|source| RecoverError::Backup {

@@ -9,6 +9,7 @@ use crate::mutants::{Mutant, mutated};
 use crate::raft::Stores;
 use crate::raft::durable::{self, Opened, Owner};
 use crate::runtime::Environment;
+use crate::store;
 pub use crate::store::StorageError;
 use crate::store::disk::Disk;
 use crate::store::files::{Files, Lock};
@@ -27,8 +28,26 @@ pub struct Storage {
 #[derive(Clone)]
 enum Medium {
     Memory,
+    Files(Place),
+}
+
+/// Where files are.
+#[derive(Clone)]
+enum Place {
     Dir(PathBuf),
     Simulated(SimDisk),
+}
+
+impl Place {
+    fn open(&self) -> Result<Arc<dyn Files>, StorageError> {
+        Ok(match self {
+            Self::Simulated(disk) => Arc::new(disk.clone()),
+            Self::Dir(dir) => {
+                let disk = Disk::create(dir);
+                Arc::new(disk.map_err(StorageError::io("open the data directory", dir))?)
+            }
+        })
+    }
 }
 
 /// What of a store is durable. For simulators, which compare it over a crash (I9).
@@ -54,8 +73,8 @@ impl fmt::Debug for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.medium {
             Medium::Memory => f.write_str("Storage::memory()"),
-            Medium::Dir(dir) => write!(f, "Storage::dir({dir:?})"),
-            Medium::Simulated(_) => f.write_str("Storage::simulated(..)"),
+            Medium::Files(Place::Dir(dir)) => write!(f, "Storage::dir({dir:?})"),
+            Medium::Files(Place::Simulated(_)) => f.write_str("Storage::simulated(..)"),
         }
     }
 }
@@ -81,20 +100,20 @@ impl Storage {
     /// another node's is a [`StartError::Storage`](crate::StartError::Storage). It takes at most about 150 MiB (the log
     /// before it is dropped, and a segment) and twice the size of the application's snapshot: see `docs/store.md`.
     pub fn dir(path: impl AsRef<Path>) -> Self {
-        Self::on(Medium::Dir(path.as_ref().to_owned()))
+        Self::on(Medium::Files(Place::Dir(path.as_ref().to_owned())))
     }
 
     /// What a node without a log uses.
     pub(crate) fn or_memory(self) -> Self {
         match self.medium {
             Medium::Memory => self,
-            Medium::Dir(_) | Medium::Simulated(_) => Self::memory(),
+            Medium::Files(_) => Self::memory(),
         }
     }
 
     /// On a simulated disk.
     pub fn simulated(disk: SimDisk) -> Self {
-        Self::on(Medium::Simulated(disk))
+        Self::on(Medium::Files(Place::Simulated(disk)))
     }
 
     /// Entries that were appended since the last look, by index and term. For simulators, which check what logs of
@@ -177,15 +196,15 @@ impl Storage {
             true => StoreId(1),
             false => StoreId(environment.next_seed()),
         };
-        if let Medium::Memory = self.medium {
+        let Medium::Files(place) = &self.medium else {
             return Ok(self.in_memory(fresh));
-        }
-        let (storage, fresh) = (self.clone(), fresh());
+        };
+        let (storage, place, fresh) = (self.clone(), place.clone(), fresh());
         let owner = Owner {
             cluster: cluster.clone(),
             node: node.clone(),
         };
-        let job = move || storage.on_disk(|files| open(files, &owner, fresh));
+        let job = move || storage.open_files(&place, |files| open(files, &owner, fresh));
         let opened = environment.blocking(job).await;
         opened.unwrap_or_else(|| {
             Err(StorageError::Io {
@@ -207,40 +226,17 @@ impl Storage {
         (open.id, open.stores.clone())
     }
 
-    fn files(&self) -> Result<Arc<dyn Files>, StorageError> {
-        match &self.medium {
-            Medium::Simulated(disk) => Ok(Arc::new(disk.clone())),
-            Medium::Memory => Ok(Arc::new(SimDisk::new())),
-            Medium::Dir(dir) => match Disk::create(dir) {
-                Ok(disk) => Ok(Arc::new(disk)),
-                Err(source) => Err(StorageError::Io {
-                    action: "open the data directory",
-                    path: dir.clone(),
-                    source,
-                }),
-            },
-        }
-    }
-
-    fn on_disk(&self, open: impl FnOnce(&Arc<dyn Files>) -> Opened) -> Opened {
+    fn open_files(&self, place: &Place, open: impl FnOnce(&Arc<dyn Files>) -> Opened) -> Opened {
         let mut slot = self.slot();
-        let files = self.files()?;
+        let files = place.open()?;
         // A run that did not close its store must not write to it any more.
         let before = slot.take().and_then(|before| {
             before.stores.close();
             before.lock
         });
         let lock = match before {
-            Some(lock) => Some(lock),
-            None => files.lock().map_err(|source| StorageError::Io {
-                action: "lock",
-                path: files.path(""),
-                source,
-            })?,
-        };
-        let Some(lock) = lock else {
-            let dir = files.path("");
-            return Err(StorageError::Locked { dir });
+            Some(lock) => lock,
+            None => store::lock(&*files)?,
         };
         let (id, stores) = open(&files)?;
         *slot = Some(Open {

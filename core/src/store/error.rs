@@ -1,7 +1,7 @@
 //! Why a data directory is not used.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a data directory cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,18 @@ pub enum StorageError {
         /// What is wrong.
         what: String,
     },
+}
+
+impl StorageError {
+    /// For what the operating system refuses.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
 }
 
 /// What was found to be wrong, before it is known where the files are.

@@ -35,6 +35,13 @@ fn ignores_checksums() -> bool {
     mutated(Mutant::ChecksumIgnored)
 }
 
+/// Takes the directory for this process alone.
+pub(crate) fn lock(files: &dyn files::Files) -> Result<Box<dyn files::Lock>, StorageError> {
+    let dir = files.path("");
+    let lock = files.lock().map_err(StorageError::io("lock", &dir))?;
+    lock.ok_or(StorageError::Locked { dir })
+}
+
 /// Makes durable what was created, renamed or removed.
 fn sync_dir(files: &dyn files::Files) -> std::io::Result<()> {
     if mutated(Mutant::DirectoryNotSynced) {
