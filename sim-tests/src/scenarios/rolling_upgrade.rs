@@ -7,7 +7,8 @@ use funk_sim::Disk;
 
 use super::Scenario;
 use super::stage::{
-    await_election, coarse, expect_no_failed_calls, expect_no_failed_calls_but_proposals, form, ms,
+    await_election, coarse, expect_no_failed_calls, expect_no_failed_calls_but_proposals,
+    followers, form, leader, ms,
 };
 use crate::stack::{Failure, Outcome, Plan, World};
 
@@ -41,17 +42,22 @@ fn versions(world: &World) -> Vec<u8> {
     running.map(|node| node.status().cluster_version).collect()
 }
 
+/// The leader is the last: whoever is elected then is of the later release, and where the old leader's power was cut it sees
+/// that it may not raise the version before that one is back, upgraded.
 fn play(world: &mut World) -> Result<Outcome, Failure> {
     form(world)?;
     let from = world.sim.elapsed();
     let leave = world.plan.seed / 2 % 2 == 0;
     let count = world.names.len();
-    for at in 0..count {
-        world.expect(
-            "nothing later is written",
-            versions(world) == vec![NEWEST; count],
-            || format!("the versions are {:?}", versions(world)),
-        )?;
+    let mut order = followers(world);
+    order.push(leader(world)?);
+    for (number, &at) in order.iter().enumerate() {
+        world.expect("V1", versions(world) == vec![NEWEST; count], || {
+            format!(
+                "with {number} nodes upgraded the versions are {:?}",
+                versions(world)
+            )
+        })?;
         world.install_release(at, NEXT);
         if leave {
             world.leave(at);
@@ -60,15 +66,17 @@ fn play(world: &mut World) -> Result<Outcome, Failure> {
             })?;
             world.start(at);
         } else {
+            let (was_leader, term) = (world.leads(at), world.term());
             world.crash(at);
             world.run_for(ms(100))?;
+            if was_leader {
+                let elected = await_election(world, term, &order[..number])?;
+                await_held_back(world, elected)?;
+            }
             world.restart(at, Disk::Kept);
         }
         world.run_for(ms(20))?;
         world.await_well(Duration::from_secs(10))?;
-        if at == 0 {
-            lead_with_the_later_release(world, at)?;
-        }
     }
     world.await_that(Duration::from_secs(10), "the version is raised", |world| {
         versions(world) == vec![NEXT.newest; count]
@@ -83,22 +91,27 @@ fn play(world: &mut World) -> Result<Outcome, Failure> {
     world.conclude()
 }
 
-/// The one that is upgraded leads: it would raise the version, and sees that it may not.
-fn lead_with_the_later_release(world: &mut World, at: usize) -> Result<(), Failure> {
-    let others: Vec<usize> = (0..world.names.len()).collect();
-    for _ in 0..20 {
-        if world.leads(at) {
-            break;
-        }
-        let term = world.term();
-        let leader = super::stage::leader(world)?;
-        world.node(leader)?.step_down();
-        await_election(world, term, &others)?;
-        world.await_well(Duration::from_secs(10))?;
-    }
-    world.require(world.leads(at), || "the upgraded node never led".to_owned())?;
-    world.run_for(ms(500))?;
-    let counters = world.node(at)?.counters();
-    let held = counters.get("versions held back until all members speak them");
-    world.require(held.is_some(), || "it had nothing to hold back".to_owned())
+/// The new leader would raise the version, and sees that it may not.
+fn await_held_back(world: &mut World, elected: usize) -> Result<(), Failure> {
+    let held = |world: &World| {
+        let counters = world.node(elected).map(|node| node.counters());
+        counters.is_ok_and(|counters| {
+            counters.contains_key("versions held back until all members speak them")
+        })
+    };
+    world.await_that(
+        Duration::from_secs(2),
+        "an upgraded leader holds the version back",
+        held,
+    )?;
+    world.expect(
+        "V1",
+        versions(world).iter().all(|version| *version == NEWEST),
+        || {
+            format!(
+                "an old node is down, and the versions are {:?}",
+                versions(world)
+            )
+        },
+    )
 }

@@ -12,6 +12,7 @@ use funk::runtime::Environment;
 use funk::transport::{
     Incoming, LocalNode, Peer, Stream, Transport, TransportCounters, TransportError,
 };
+use funk::versions::VersionRange;
 use funk_quic::{Authority, Credentials, Issued, PeerName, QuicConfig, QuicTransport, Validity};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -195,7 +196,7 @@ pub fn hello(cluster: &str, name: &str, boot: u64, dial: u64) -> Vec<u8> {
     body.extend_from_slice(name.as_bytes());
     body.extend_from_slice(&boot.to_be_bytes());
     body.extend_from_slice(&dial.to_be_bytes());
-    body.extend([1, 1]);
+    body.extend([VersionRange::SPOKEN.oldest, VersionRange::SPOKEN.newest]);
     let mut frame = (body.len() as u16).to_be_bytes().to_vec();
     frame.append(&mut body);
     frame
