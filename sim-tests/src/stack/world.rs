@@ -175,6 +175,7 @@ impl World {
     pub fn step(&mut self) -> Result<(), Failure> {
         self.strike();
         let stepped = self.sim.step();
+        self.shared.lock().now = self.sim.elapsed();
         if let Err(failure) = stepped {
             return Err(self.failure(Violation::new(NODE_RUNS, failure.reason)));
         }
@@ -405,7 +406,6 @@ impl World {
     fn look(&mut self) {
         let clocks = self.clocks();
         let mut record = self.shared.lock();
-        record.now = self.sim.elapsed();
         for (at, name) in self.names.iter().enumerate() {
             if self.sim.handle(name).is_none() && record.nodes[at].run.is_some() {
                 // It has left or stopped; of a crash the record was told.
