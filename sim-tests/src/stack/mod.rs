@@ -6,6 +6,7 @@ mod disk_faults;
 mod faults;
 pub mod plan;
 mod plan_json;
+mod plan_swarm;
 pub mod record;
 pub mod service;
 pub mod shrink;
