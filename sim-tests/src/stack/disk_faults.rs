@@ -106,6 +106,20 @@ pub(super) fn come_back(sim: &mut SimCluster, name: &NodeId, at: usize, shared: 
     start(sim, name, at, disk, shared);
 }
 
+/// Kills a node's process, and tells the record. `false`: it holds promises that others count on, and no log yet.
+pub(super) fn kill(sim: &mut SimCluster, name: &NodeId, at: usize, shared: &Shared) -> bool {
+    let is_volatile = shared.lock().nodes[at].disk.is_volatile;
+    if is_volatile && !may_lose_store(&shared.lock(), at) {
+        return false;
+    }
+    sim.kill(name);
+    let mut record = shared.lock();
+    record.mark(Some(at), Mark::Stopped("its process is killed".to_owned()));
+    record.ended(at);
+    record.nodes[at].store_is_lost |= is_volatile;
+    true
+}
+
 /// Lets a node come back after a while, unless all faults have ended by then: that starts it too.
 pub(super) fn come_back_after(
     sim: &mut SimCluster,
@@ -333,17 +347,9 @@ impl Hand<'_> {
         let Some(at) = self.place(target) else {
             return false;
         };
-        let is_volatile = self.shared.lock().nodes[at].disk.is_volatile;
-        if is_volatile && !may_lose_store(&self.shared.lock(), at) {
-            return false;
-        }
         let name = self.names[at].clone();
-        self.sim.kill(&name);
-        {
-            let mut record = self.shared.lock();
-            record.mark(Some(at), Mark::Stopped("its process is killed".to_owned()));
-            record.ended(at);
-            record.nodes[at].store_is_lost |= is_volatile;
+        if !kill(self.sim, &name, at, self.shared) {
+            return false;
         }
         come_back_after(self.sim, &name, at, down, self.shared);
         true

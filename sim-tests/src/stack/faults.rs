@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use funk::ids::NodeId;
+use funk::ids::{Instance, NodeId};
 use funk_sim::{Disk, End, SimCluster};
 
-use super::disk_faults::{self, come_back, come_back_after, may_lose_store};
+use super::disk_faults::{self, come_back, come_back_after, kill, may_lose_store};
 use super::plan::{Cut, Fault, Moment, Plan, Strike, Target, Unsynced};
 use super::record::{Phase, Shared};
 use super::service::Watched;
@@ -145,6 +145,33 @@ pub(super) fn cut_power(
     record.mark(Some(at), Mark::Stopped("power cut".to_owned()));
     record.ended(at);
     record.nodes[at].disk.fault = None;
+}
+
+/// Starts a node a while after this run of it was told to leave, unless something else has ended the run.
+fn come_back_from_leave(
+    sim: &mut SimCluster,
+    run: Instance,
+    at: usize,
+    back: Duration,
+    shared: &Shared,
+) {
+    let shared = shared.clone();
+    sim.at(sim.elapsed() + back, move |sim| {
+        let name = run.node.clone();
+        let handle = sim.handle(&name);
+        let end = sim.end(&name);
+        let goes_on = handle.is_some_and(|now| *now.instance() == run);
+        let is_another = end.is_none() && !goes_on;
+        let comes_by_itself = matches!(end, Some(End::Failed(_) | End::Refused(_)));
+        if shared.is_calm() || !sim.is_up(&name) || comes_by_itself || is_another {
+            return;
+        }
+        // One that could not leave in time is killed.
+        if end.is_none() && !kill(sim, &name, at, &shared) {
+            return come_back_from_leave(sim, run, at, back, &shared);
+        }
+        come_back(sim, &name, at, &shared);
+    });
 }
 
 fn is_now(moment: Moment, phase: Phase) -> bool {
@@ -387,21 +414,12 @@ impl Hand<'_> {
             return false;
         };
         let name = self.names[at].clone();
+        let Some(run) = self.sim.handle(&name).map(|run| run.instance().clone()) else {
+            return false;
+        };
         self.sim
             .spawn(&name, |cluster| async move { cluster.leave().await });
-        let shared = self.shared.clone();
-        self.sim.at(self.sim.elapsed() + back, move |sim| {
-            let end = sim.end(&name);
-            let comes_by_itself = matches!(end, Some(End::Failed(_) | End::Refused(_)));
-            if shared.is_calm() || !sim.is_up(&name) || comes_by_itself {
-                return;
-            }
-            if end.is_none() {
-                // One that could not leave in time is killed.
-                sim.kill(&name);
-            }
-            come_back(sim, &name, at, &shared);
-        });
+        come_back_from_leave(self.sim, run, at, back, self.shared);
         true
     }
 
