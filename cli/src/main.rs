@@ -8,6 +8,7 @@ mod arguments;
 mod ca;
 mod call;
 mod client;
+mod cordon;
 mod counter;
 mod credentials;
 mod demo;
@@ -21,6 +22,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use funk::Cordon;
 use tracing_subscriber::EnvFilter;
 
 use failure::{BAD_ARGUMENTS, Failure, finish};
@@ -52,6 +54,15 @@ enum Command {
     Call(call::CallArgs),
     /// Show what a running node says of itself and of the others
     Status(status::StatusArgs),
+    /// Keep new shards from a node; it keeps those that it has
+    #[command(after_help = cordon::CORDON)]
+    Cordon(cordon::CordonArgs),
+    /// Let a node have shards again
+    #[command(after_help = cordon::UNCORDON)]
+    Uncordon(cordon::CordonArgs),
+    /// Move all shards of a node elsewhere; it stays a member
+    #[command(after_help = cordon::DRAIN)]
+    Drain(cordon::CordonArgs),
     /// Show what a data directory holds, after checking every byte of it; the node must not run
     Inspect(inspect::InspectArgs),
     /// Make a new cluster from one data directory, when a quorum is lost for good; the node must not run
@@ -87,6 +98,17 @@ fn main() -> ExitCode {
         Command::Node(arguments) => finish("node", runtime.block_on(node::run(arguments))),
         Command::Call(arguments) => finish("call", runtime.block_on(call::run(arguments))),
         Command::Status(arguments) => finish("status", runtime.block_on(status::run(arguments))),
+        Command::Cordon(arguments) => {
+            let run = cordon::run(arguments, Some(Cordon::Cordoned));
+            finish("cordon", runtime.block_on(run))
+        }
+        Command::Uncordon(arguments) => {
+            finish("uncordon", runtime.block_on(cordon::run(arguments, None)))
+        }
+        Command::Drain(arguments) => {
+            let run = cordon::run(arguments, Some(Cordon::Drained));
+            finish("drain", runtime.block_on(run))
+        }
         Command::Inspect(arguments) => finish("inspect", inspect::run(&arguments)),
         Command::Recover(arguments) => finish("recover", recover::run(&arguments)),
         Command::Ca(arguments) => finish("ca", ca::run(arguments)),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 use funk::NodeStatus;
+use funk::status::MemberStatus;
 
 use crate::arguments::address;
 use crate::client::ClientArgs;
@@ -15,8 +16,9 @@ Examples:
   funk status --connect 127.0.0.1:7401
   funk status --connect 127.0.0.1:7401 --json | jq '.members[] | [.node, .state, .shards]'
 
-Members are shown as this node sees them; shards are those that each owns by the map in force. With --json the object
-also has the counters of rare events.
+Members are shown as this node sees them; shards are those that each owns by the map in force; remarks say what keeps
+shards from a member: a cordon, services that are not ready, a wait after it came and went too often. With --json the
+object also has the counters of rare events.
 
 Exit status: 0 the node answered; 1 it did not; 2 bad arguments.";
 
@@ -85,16 +87,15 @@ fn lines(out: &mut String, status: &NodeStatus) -> std::fmt::Result {
     writeln!(out)?;
     writeln!(
         out,
-        "{:<16} {:<10} {:<10} {:<10} {:>6} {:>7}  {:<21} run",
-        "member", "state", "kind", "role", "worker", "shards", "address"
+        "{:<16} {:<10} {:<10} {:<10} {:>6} {:>7}  {:<21} {:<16} remarks",
+        "member", "state", "kind", "role", "worker", "shards", "address", "run"
     )?;
     for member in &status.members {
         let worker = member
             .worker
             .map_or("-".to_owned(), |worker| worker.to_string());
-        writeln!(
-            out,
-            "{:<16} {:<10} {:<10} {:<10} {:>6} {:>7}  {:<21} {}",
+        let line = format!(
+            "{:<16} {:<10} {:<10} {:<10} {:>6} {:>7}  {:<21} {:<16} {}",
             member.node.as_str(),
             word(&member.state),
             format!("{:?}", member.kind).to_lowercase(),
@@ -102,10 +103,22 @@ fn lines(out: &mut String, status: &NodeStatus) -> std::fmt::Result {
             worker,
             member.shards,
             member.addr.to_string(),
-            member.boot
-        )?;
+            member.boot.to_string(),
+            remarks(member)
+        );
+        writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+/// What keeps shards from it.
+fn remarks(member: &MemberStatus) -> String {
+    let cordon = member.cordon.as_ref().map(word);
+    let unready = (!member.ready).then(|| "not ready".to_owned());
+    let waits = member.waits_ms as f64 / 1e3;
+    let waits = (member.waits_ms > 0).then(|| format!("bounced: waits {waits:.1} s for shards"));
+    let all: Vec<String> = [cordon, unready, waits].into_iter().flatten().collect();
+    all.join(", ")
 }
 
 fn word(value: &impl std::fmt::Debug) -> String {

@@ -9,7 +9,9 @@ use common::Scratch;
 #[test]
 fn every_command_has_examples_and_documents_its_exit_statuses() {
     let scratch = Scratch::new("help");
-    for command in ["node", "call", "status", "ca", "demo"] {
+    for command in [
+        "node", "call", "status", "cordon", "uncordon", "drain", "ca", "demo",
+    ] {
         let help = scratch.funk(&[command, "--help"]).succeeds();
         for part in ["Usage:", "Examples:", "Exit status:"] {
             assert!(

@@ -165,6 +165,32 @@ fn a_node_that_cannot_leave_in_time_or_is_told_twice_says_so() {
 }
 
 #[test]
+fn m9_a_node_is_drained_by_asking_another_and_stays() {
+    let scratch = Scratch::new("drain");
+    let nodes = three(&scratch);
+    let first = nodes[0].addr.to_string();
+    let ask = |command: &str, more: &[&str]| {
+        scratch.funk(&[&[command, "n2", "--connect", &first], more].concat())
+    };
+    let drained = ask("drain", &["--json"]).json().remove(0);
+    let expected = serde_json::json!({ "node": "n2", "cordon": "drained", "shards": 0 });
+    assert_eq!(drained, expected);
+    let second = nodes[1].addr.to_string();
+    let table = scratch.funk(&["status", "--connect", &second]).succeeds();
+    let drained = |line: &str| line.starts_with("n2") && line.ends_with(" drained");
+    assert!(table.lines().any(drained), "{table}");
+    let text = ask("cordon", &[]).succeeds();
+    assert!(text.contains("keeps its 0 shards"), "{text}");
+    let cleared = ask("uncordon", &["--json"]).json().remove(0);
+    assert_eq!(cleared["cordon"], Value::Null);
+    scratch
+        .funk(&["drain", "n9", "--connect", &first])
+        .fails(1, &["no node n9", "funk status"]);
+    let call = ["call", "--connect", &second, "--increment", "pears"];
+    scratch.funk(&call).succeeds();
+}
+
+#[test]
 fn one_name_is_one_process() {
     let scratch = Scratch::new("name");
     let mut nodes = three(&scratch);

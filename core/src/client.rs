@@ -10,6 +10,8 @@ use bytes::Bytes;
 
 use crate::builder::{ConfigError, StartError};
 use crate::call::{Answer, CallError, Request};
+use crate::cordon::{self, CordonError};
+use crate::engine::Cordon;
 use crate::ids::{BootId, ClusterName, Instance, NodeId, PeerAddr};
 use crate::limits::{MAX_FRAME_BYTES, MAX_REQUEST_BYTES};
 use crate::routing::clients::{ClientRequest, ClientResponse};
@@ -176,6 +178,23 @@ impl Client {
         environment.scope(ask).await
     }
 
+    /// Has the node at `addr` see to it that a node gets no shards (`None`: that it gets them again), and waits until that
+    /// holds; as [`Cluster::cordon`](crate::Cluster::cordon) and its kin.
+    pub async fn set_cordon(
+        &self,
+        addr: SocketAddr,
+        node: &NodeId,
+        cordon: Option<Cordon>,
+    ) -> Result<(), CordonError> {
+        let (shared, node) = (self.0.clone(), node.clone());
+        let environment = shared.environment.clone();
+        let ask = async move {
+            let to = PeerAddr { node: None, addr };
+            cordon::request(&shared.rpc, &to, &node, cordon).await
+        };
+        environment.scope(ask).await
+    }
+
     /// Closes all connections. Calls that are under way end as they would if all nodes fell silent.
     pub async fn close(&self) {
         self.0.transport.close().await;
@@ -214,7 +233,7 @@ fn check(
     }
 }
 
-fn in_words(addr: SocketAddr, reason: &NotSent, within: Duration) -> String {
+pub(crate) fn in_words(addr: SocketAddr, reason: &NotSent, within: Duration) -> String {
     match reason {
         // It names the address itself.
         NotSent::Transport(error) => error.to_string(),

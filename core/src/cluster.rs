@@ -10,9 +10,10 @@ use tokio::sync::{broadcast, oneshot};
 
 use crate::builder::Builder;
 use crate::call::{Answer, CallError, ProposeError, Proposed, Request};
+use crate::cordon::{self, CordonError};
 use crate::engine::membership::{ENDPOINT_PREFIX, MemberState, TagError, Tags};
 use crate::engine::shard_map::ShardMap;
-use crate::engine::{Event, NodeState, Role};
+use crate::engine::{Cordon, Event, NodeState, Role};
 use crate::guard::ShardGuard;
 use crate::ids::{
     BootId, ClusterId, ClusterName, Instance, LogIndex, MemberKind, NodeId, ShardId, Term, WorkerId,
@@ -58,6 +59,10 @@ pub struct MemberInfo {
     pub tags: Arc<Tags>,
     /// What share of the load it takes, compared to others.
     pub capacity: u32,
+    /// What the operator keeps shards from it with.
+    pub cordon: Option<Cordon>,
+    /// Whether its services are ready for shards; see [`Service::ready`](crate::Service::ready).
+    pub ready: bool,
     /// Its worker id in the committed map: the smallest positive integer that no other member holds.
     pub worker: Option<WorkerId>,
 }
@@ -169,6 +174,7 @@ impl Cluster {
     /// Every node that gossip knows, failed ones and those that left included, sorted by name.
     pub fn members(&self) -> Vec<MemberInfo> {
         let map = self.shard_map();
+        let cordons = self.node.routes.load().cordons.clone();
         let status = self.node.status.load();
         let info = |member: &crate::engine::membership::Member| MemberInfo {
             node: member.instance.node.clone(),
@@ -178,6 +184,8 @@ impl Cluster {
             state: member.state,
             tags: member.tags.clone(),
             capacity: member.capacity,
+            cordon: cordons.get(&member.instance.node).copied(),
+            ready: member.ready,
             worker: map
                 .member(&member.instance.node)
                 .map(|member| member.worker),
@@ -284,6 +292,34 @@ impl Cluster {
     /// are the same as none. If weights are set from several places at once, the last ones that reach the leader stand.
     pub async fn set_weights(&self, weights: &[u32]) -> Result<(), WeightsError> {
         let set = weights::set(&self.node, weights);
+        self.node.environment.scope(set).await
+    }
+
+    /// Keeps new shards from a node, this one or another: it keeps those that it has. That holds for every run of the
+    /// node, whoever leads, until [`uncordon`](Self::uncordon), or until the node has left the cluster.
+    ///
+    /// Returns when it is in force. If the owner of a shard dies while all other nodes are cordoned, that shard is not
+    /// served until one is uncordoned.
+    pub async fn cordon(&self, node: &NodeId) -> Result<(), CordonError> {
+        self.set_cordon(node, Some(Cordon::Cordoned)).await
+    }
+
+    /// Lets a node have shards again, as many as its part is.
+    pub async fn uncordon(&self, node: &NodeId) -> Result<(), CordonError> {
+        self.set_cordon(node, None).await
+    }
+
+    /// Moves all shards of a node elsewhere and keeps new ones from it, until [`uncordon`](Self::uncordon). It stays a
+    /// member, votes and leads as before, and delivers calls: for that, see [`leave`](Self::leave).
+    ///
+    /// Returns when it has no shards. Shards of which guards are held for longer than `drain_timeout` wait for them, as in
+    /// any change; and without another node that may have them, all stay.
+    pub async fn drain(&self, node: &NodeId) -> Result<(), CordonError> {
+        self.set_cordon(node, Some(Cordon::Drained)).await
+    }
+
+    async fn set_cordon(&self, node: &NodeId, to: Option<Cordon>) -> Result<(), CordonError> {
+        let set = cordon::set(&self.node, node, to);
         self.node.environment.scope(set).await
     }
 

@@ -11,6 +11,7 @@ pub mod builder;
 pub mod call;
 pub mod client;
 pub mod cluster;
+pub mod cordon;
 mod driver;
 pub mod engine;
 #[doc(hidden)]
@@ -47,6 +48,8 @@ pub use builder::{Builder, ConfigError, StartError};
 pub use call::{Answer, CallError, ProposeError, Proposed, Request};
 pub use client::Client;
 pub use cluster::{Cluster, Events, MemberInfo, Notice, Route};
+pub use cordon::CordonError;
+pub use engine::cordons::Cordon;
 pub use engine::events::{Event, NodeState, Role};
 pub use guard::ShardGuard;
 pub use ids::{Epoch, NodeId, ShardId};

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ids::{Epoch, Instance, LogIndex, ShardId, Term};
+use crate::engine::cordons::Cordon;
+use crate::ids::{Epoch, Instance, LogIndex, NodeId, ShardId, Term};
 use crate::limits::{MAX_APP_ENTRY_BYTES, MAX_LOG_MESSAGE_BYTES};
 use crate::versions::{FIRST, VersionRange};
 
@@ -51,6 +52,13 @@ pub enum LogMessage {
     VersionRaised {
         /// At least 2: a cluster begins with 1.
         version: u8,
+    },
+    /// The operator keeps shards from a node, or does no longer (rule M9).
+    NodeCordoned {
+        /// The node, whichever run.
+        node: NodeId,
+        /// `None`: not any more.
+        cordon: Option<Cordon>,
     },
 }
 
@@ -101,10 +109,13 @@ enum Body {
     ShardMapCommitted(LogIndex, Term),
     App(Option<ShardId>, Epoch, Bytes),
     VersionRaised,
+    NodeCordoned(NodeId, Option<Cordon>),
 }
 
 /// How many variants [`Body`] has.
-const TYPES: u8 = 5;
+const TYPES: u8 = 6;
+/// The type byte of [`Body::VersionRaised`], which the first version does not have.
+const VERSION_RAISED: u8 = 4;
 
 impl LogMessage {
     /// The first protocol version that knows it: whoever speaks none that high must not be made to apply it.
@@ -113,7 +124,8 @@ impl LogMessage {
             Self::LeaderOpened { .. }
             | Self::ProposedShardMap { .. }
             | Self::ShardMapCommitted { .. }
-            | Self::App { .. } => FIRST,
+            | Self::App { .. }
+            | Self::NodeCordoned { .. } => FIRST,
             Self::VersionRaised { version } => *version,
         }
     }
@@ -137,6 +149,7 @@ impl LogMessage {
                 bytes,
             } => Body::App(shard, epoch, bytes),
             Self::VersionRaised { .. } => Body::VersionRaised,
+            Self::NodeCordoned { node, cordon } => Body::NodeCordoned(node, cordon),
         };
         postcard::to_extend(&body, vec![self.version()])
             .expect("plain data always encodes")
@@ -186,9 +199,12 @@ impl LogMessage {
                 bytes,
             },
             Body::VersionRaised if version == FIRST => {
-                return Err(LogMessageError::UnknownType { found: TYPES - 1 });
+                return Err(LogMessageError::UnknownType {
+                    found: VERSION_RAISED,
+                });
             }
             Body::VersionRaised => Self::VersionRaised { version },
+            Body::NodeCordoned(node, cordon) => Self::NodeCordoned { node, cordon },
         })
     }
 }
@@ -210,7 +226,7 @@ impl<'de> Deserialize<'de> for LogMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{BootId, NodeId};
+    use crate::ids::BootId;
     use proptest::prelude::*;
 
     /// One that knows more than this program writes.
@@ -264,6 +280,20 @@ mod tests {
                 "0103000002aabb",
             ),
             (LogMessage::VersionRaised { version: 3 }, "0304"),
+            (
+                LogMessage::NodeCordoned {
+                    node: NodeId::new("n1").unwrap(),
+                    cordon: Some(Cordon::Drained),
+                },
+                "0105026e310101",
+            ),
+            (
+                LogMessage::NodeCordoned {
+                    node: NodeId::new("n1").unwrap(),
+                    cordon: None,
+                },
+                "0105026e3100",
+            ),
         ];
         for (message, golden) in cases {
             assert_eq!(hex(&message.encode()), golden, "{message:?}");
@@ -284,6 +314,10 @@ mod tests {
         assert_eq!(
             LogMessage::decode(&[1, 4], KNOWN),
             Err(LogMessageError::UnknownType { found: 4 })
+        );
+        assert_eq!(
+            LogMessage::decode(&[1, 6], KNOWN),
+            Err(LogMessageError::UnknownType { found: 6 })
         );
         assert_eq!(
             LogMessage::decode(&[1, 2, 3, 4, 5, 6], KNOWN),
@@ -326,6 +360,15 @@ mod tests {
             any::<(u64, u64)>().prop_map(|(map, term)| LogMessage::ShardMapCommitted {
                 map: LogIndex(map),
                 term: Term(term),
+            }),
+            ("[a-z0-9]{1,63}", any::<Option<bool>>()).prop_map(|(node, drained)| {
+                LogMessage::NodeCordoned {
+                    node: NodeId::new(&node).unwrap(),
+                    cordon: drained.map(|drained| match drained {
+                        true => Cordon::Drained,
+                        false => Cordon::Cordoned,
+                    }),
+                }
             }),
             (any::<Option<u32>>(), any::<u64>(), bytes()).prop_map(|(shard, epoch, bytes)| {
                 LogMessage::App {

@@ -11,13 +11,14 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use crate::cluster::Cluster;
 use crate::engine::membership::{Member, Tags};
-use crate::engine::{Event, NodeState, Role, Routes};
+use crate::engine::{Cordon, Event, NodeState, Role, Routes};
 use crate::ids::{ClusterId, ClusterName, Instance, NodeId, Term};
 use crate::limits::MAX_WAITING_CALLS;
 use crate::raft::RaftDevice;
 use crate::routing::{LeaseCell, ServingTable};
 use crate::runtime::Environment;
 use crate::service::ErasedService;
+use crate::time::Time;
 use crate::transport::Transport;
 use crate::versions::VersionRange;
 use crate::wire::Rpc;
@@ -98,6 +99,10 @@ pub(crate) enum Command {
     },
     /// Weights of the shards; done when the engine has heard of them.
     SetWeights(Option<Arc<[u32]>>, oneshot::Sender<()>),
+    /// A node's cordon; done when the engine has heard of it.
+    SetCordon(NodeId, Option<Cordon>, oneshot::Sender<()>),
+    /// Whether all services are ready.
+    Ready(bool),
     StepDown,
     Leave(oneshot::Sender<()>),
     /// `None`: the last handle was dropped.
@@ -115,6 +120,8 @@ pub(crate) struct Status {
     pub(crate) members: Arc<BTreeMap<NodeId, Member>>,
     pub(crate) voters: BTreeSet<NodeId>,
     pub(crate) tags: Arc<Tags>,
+    /// Nodes that came and went too often, and until when on this node's clock they get no shards.
+    pub(crate) waiting: BTreeMap<NodeId, Time>,
     /// See [`Engine::cluster_version`](crate::engine::Engine::cluster_version); 0 before the driver has begun.
     pub(crate) cluster_version: u8,
 }

@@ -111,6 +111,14 @@ pub trait Service: Send + Sync + 'static {
         let _ = (cluster, shards);
         async {}
     }
+
+    /// Whether this node should have shards: a look at what the service needs, a database, a disk, a queue that is not
+    /// full. Asked a few times a second; no answer within a second is a no. A node that was not ready for
+    /// [`unready_after`](crate::Timing::unready_after) loses its shards although it answers pings, and gets them again
+    /// when it is ready; if no other node is ready, shards stay where they are.
+    fn ready(&self) -> impl Future<Output = bool> + Send {
+        async { true }
+    }
 }
 
 /// [`Service`] as a trait object.
@@ -129,6 +137,7 @@ pub(crate) trait ErasedService: Send + Sync {
         cluster: Cluster,
         shards: Vec<OwnedShard>,
     ) -> BoxFuture<'static, ()>;
+    fn ready(self: Arc<Self>) -> BoxFuture<'static, bool>;
 }
 
 impl<S: Service> ErasedService for S {
@@ -153,5 +162,9 @@ impl<S: Service> ErasedService for S {
         shards: Vec<OwnedShard>,
     ) -> BoxFuture<'static, ()> {
         Box::pin(async move { Service::release(&*self, cluster, shards).await })
+    }
+
+    fn ready(self: Arc<Self>) -> BoxFuture<'static, bool> {
+        Box::pin(async move { Service::ready(&*self).await })
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::membership::MemberState;
-use crate::engine::{NodeState, Role};
+use crate::engine::{Cordon, NodeState, Role};
 use crate::ids::{
     BootId, ClusterId, ClusterName, Instance, LogIndex, MemberKind, NodeId, Term, WorkerId,
 };
@@ -79,6 +79,12 @@ pub struct MemberStatus {
     pub capacity: u32,
     /// How many shards this run owns by the map in force.
     pub shards: usize,
+    /// What the operator keeps shards from it with.
+    pub cordon: Option<Cordon>,
+    /// Whether its services are ready for shards.
+    pub ready: bool,
+    /// How long it still waits for shards because it came and went too often, in milliseconds; 0: it does not.
+    pub waits_ms: u64,
 }
 
 /// As text, as people see it elsewhere: numbers of 64 bits lose digits in JSON.
@@ -141,6 +147,12 @@ pub(crate) fn of(node: &Node) -> NodeStatus {
         let found = counted.find(|(member, _)| member.instance == *instance);
         found.map_or(0, |(_, count)| *count)
     };
+    let now = node.environment.now();
+    let waits = |name: &NodeId| {
+        let until = status.waiting.get(name);
+        let until = until.filter(|_| routes.map.member(name).is_none());
+        until.map_or(0, |until| until.since(now).as_millis() as u64)
+    };
     let members = status.members.values().map(|member| {
         let name = &member.instance.node;
         let role = if *name == node.instance.node {
@@ -167,9 +179,12 @@ pub(crate) fn of(node: &Node) -> NodeStatus {
             worker: routes.map.member(name).map(|member| member.worker),
             capacity: member.capacity,
             shards: owned(&member.instance),
+            cordon: routes.cordons.get(name).copied(),
+            ready: member.ready,
+            waits_ms: waits(name),
         }
     });
-    let lease_left = node.lease.end().since(node.environment.now());
+    let lease_left = node.lease.end().since(now);
     NodeStatus {
         cluster: node.cluster.clone(),
         cluster_id: status.cluster,

@@ -41,6 +41,8 @@ pub struct Timing {
     pub replace_after: Duration,
     /// A dead member is forgotten after this long (rule M2); longer than `replace_after`.
     pub stale_after: Duration,
+    /// A node whose services have not been ready for this long loses its shards (rule M10).
+    pub unready_after: Duration,
     /// Interval of gossip probes.
     pub gossip_probe: Duration,
     /// How long gossip suspects a node before it calls it failed.
@@ -76,6 +78,7 @@ impl Timing {
             acquire_timeout: ms(5_000),
             replace_after: ms(10_000),
             stale_after: ms(300_000),
+            unready_after: ms(5_000),
             gossip_probe: ms(200),
             gossip_suspect: ms(1_000),
         }

@@ -163,6 +163,8 @@ fn put_log(world: &World, of: &str, put: Put<'_>) -> Result<(), Failure> {
             LogMessage::ProposedShardMap { .. } => "proposed",
             LogMessage::ShardMapCommitted { .. } => "committed",
             LogMessage::App { .. } => "app",
+            LogMessage::VersionRaised { .. } => "version",
+            LogMessage::NodeCordoned { .. } => "cordoned",
         };
         put("log_message", &format!("{of}-{kind}"), &message.encode())?;
     }

@@ -5,6 +5,7 @@
 
 mod hooks;
 mod observe;
+mod ready;
 mod start;
 mod streams;
 
@@ -221,6 +222,11 @@ impl Driver {
                 self.handle(Input::SetWeights(weights));
                 let _ = done.send(());
             }
+            Command::SetCordon(node, cordon, done) => {
+                self.handle(Input::SetCordon { node, cordon });
+                let _ = done.send(());
+            }
+            Command::Ready(ready) => self.handle(Input::Ready(ready)),
             Command::StepDown => self.handle(Input::StepDown),
             Command::Leave(done) => {
                 self.leaving.push(done);
@@ -433,6 +439,7 @@ impl Driver {
             members,
             voters: self.engine.voters(),
             tags,
+            waiting: self.engine.waiting(),
             cluster_version: self.engine.cluster_version(),
         }));
     }

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::hooks::Hooks;
-use super::{Driver, Sources, observe, streams};
+use super::{Driver, Sources, observe, ready, streams};
 use crate::builder::{Checked, StartError};
 use crate::cluster::Cluster;
 use crate::engine::{Engine, EngineConfig, Input};
@@ -185,6 +185,9 @@ async fn start_within(environment: Environment, checked: Checked) -> Result<Clus
         datagrams,
         drained,
     };
+    if !node.services.is_empty() {
+        environment.spawn(ready::watch(node.clone()));
+    }
     environment.spawn(driver.run(sources));
     Ok(Cluster::new(node))
 }

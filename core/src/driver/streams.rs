@@ -13,7 +13,7 @@ use crate::limits::MAX_FRAME_BYTES;
 use crate::node::Node;
 use crate::transport::{Incoming, Peer, PeerKind, Stream};
 use crate::wire::{self, StreamKind};
-use crate::{proposals, routing, status, weights};
+use crate::{cordon, proposals, routing, status, weights};
 
 /// How long a peer may take to send a request, or to take the response.
 const TRANSFER_WITHIN: Duration = Duration::from_secs(30);
@@ -113,6 +113,7 @@ async fn try_serve(node: &Arc<Node>, from: &Peer, stream: Stream) -> Result<(), 
         StreamKind::Observe => observe::serve(node, &request).await,
         StreamKind::ClientCall => routing::serve_client(node, &request).await,
         StreamKind::Weights => weights::serve(node, &request).await,
+        StreamKind::Cordon => cordon::serve(node, from.kind, &request).await,
         StreamKind::Status => Some(status::serve(node)),
     };
     match response {

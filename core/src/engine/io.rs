@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::cordons::{Cordon, Cordons};
 use super::events::Event;
 use super::membership::Tags;
 use super::message::Message;
@@ -100,6 +101,16 @@ pub enum Input {
     /// The application asks for these weights, checked by the caller: one for each shard, or `None`: all weigh the same.
     /// On the leader they come with the next map; on any other node nothing happens.
     SetWeights(Option<Arc<[u32]>>),
+    /// Somebody asks that shards be kept from a node, or not any more (`None`). On the leader it goes into the log, on
+    /// any other node nothing happens (rule M9).
+    SetCordon {
+        /// The node.
+        node: NodeId,
+        /// What is to hold for it.
+        cordon: Option<Cordon>,
+    },
+    /// Whether all services of this node say that they are ready; they are until the first such input (rule M10).
+    Ready(bool),
     /// The application asks to leave: drain, then be removed (rule M5).
     Leave,
     /// The application asks that another node leads.
@@ -163,6 +174,8 @@ pub struct Routes {
     pub addrs: Arc<BTreeMap<NodeId, PeerAddr>>,
     /// Members that are suspect, failed or have left: waiting for their answers is no use.
     pub unreachable: Arc<BTreeSet<NodeId>>,
+    /// Nodes that the operator keeps shards from.
+    pub cordons: Arc<Cordons>,
 }
 
 /// Everything that the engine wants done.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Counters;
+use super::cordons::{Cordon, Cordons};
+use super::flaps::Flaps;
 use super::io::{Output, RaftMembers};
 use super::membership::{Member, MemberState};
 use super::message::{Grant, Message, Ping, Pong};
@@ -47,6 +49,10 @@ pub(super) struct Context<'a> {
     pub(super) voters: usize,
     /// How many shards may move at a time although they need not; `None`: all.
     pub(super) max_moves: Option<u32>,
+    /// Nodes that the operator keeps shards from (rule M9).
+    pub(super) cordons: &'a Cordons,
+    /// Who came and went too often (rule M11).
+    pub(super) flaps: &'a Flaps,
     pub(super) committed: &'a ShardMap,
     pub(super) pending: Option<&'a Pending>,
     /// The proposal that this node itself has drained for.
@@ -121,6 +127,8 @@ pub(super) struct Leading {
     avoid: BTreeMap<ShardId, (NodeId, Time)>,
     /// Weights that the next map brings, if it is to bring any.
     weights: Option<Weights>,
+    /// When cordons of nodes that are gone may be taken away again: the last time it may have been in vain.
+    next_clearing: Time,
     /// When the map in force was applied here, or this leader became ready.
     in_force_since: Time,
     changing_members: bool,
@@ -155,6 +163,7 @@ impl Leading {
             benched: BTreeMap::new(),
             avoid: BTreeMap::new(),
             weights: None,
+            next_clearing: now,
             in_force_since: now,
             changing_members: false,
             change_members_at: now,
@@ -343,6 +352,7 @@ impl Leading {
             self.ping_all(cx, out);
         }
         self.drive_members(cx, out);
+        self.clear_cordons(cx, out);
         self.keep_away(cx, cx.me, cx.own_unacquirable);
         self.expire(cx);
         if let Some(in_flight) = &self.in_flight {
@@ -573,6 +583,40 @@ impl Leading {
             term: self.term,
             message,
         });
+    }
+
+    // Cordons.
+
+    /// Rule M9: it goes into the log. Whether it got there is seen when it is applied; whoever asked asks again.
+    pub(super) fn handle_cordon(
+        &mut self,
+        cx: &Context<'_>,
+        node: NodeId,
+        cordon: Option<Cordon>,
+        out: &mut VecDeque<Output>,
+    ) {
+        if self.acts(cx) && cx.cordons.get(&node).copied() != cordon {
+            let message = LogMessage::NodeCordoned { node, cordon };
+            out.push_back(Output::Propose {
+                term: self.term,
+                message,
+            });
+        }
+    }
+
+    /// A cordon ends with its node: one that has left, or was forgotten, begins anew if it ever comes back.
+    fn clear_cordons(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
+        let in_raft = |node: &NodeId| cx.raft.members.keys().any(|id| id.node == *node);
+        if cx.cordons.is_empty() || cx.now < self.next_clearing || !in_raft(&cx.me.node) {
+            return;
+        }
+        let is_there = |node: &NodeId| cx.members.get(node).is_some_and(Member::is_present);
+        let gone = |node: &&NodeId| !in_raft(node) && !is_there(node) && !names(cx.committed, node);
+        let gone: Vec<NodeId> = cx.cordons.keys().filter(gone).cloned().collect();
+        for node in gone {
+            self.next_clearing = cx.now + cx.timing.election_max;
+            self.handle_cordon(cx, node, None, out);
+        }
     }
 
     // The raft configuration.

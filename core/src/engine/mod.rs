@@ -19,8 +19,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 pub mod bootstrap;
+pub mod cordons;
 mod counters;
 pub mod events;
+pub mod flaps;
 pub mod io;
 mod leading;
 mod lease;
@@ -35,6 +37,7 @@ mod serving;
 pub mod shard_map;
 mod steer;
 
+pub use cordons::{Cordon, Cordons};
 pub use counters::Counters;
 pub use events::{Event, NodeState, Role};
 pub use io::{Input, Leadership, LeaseView, MemberChange, Output, RaftMembers, Routes};
@@ -51,6 +54,7 @@ use crate::timing::Timing;
 use crate::transport::Peer;
 use crate::versions::{self, VersionRange};
 use bootstrap::Bootstrap;
+use flaps::Flaps;
 use leading::{Context, Leading};
 use lease::Lease;
 use membership::{Member, MemberEvent, MemberState, Membership, MembershipOutput};
@@ -124,6 +128,10 @@ pub struct Engine {
     version: u8,
     committed: Arc<ShardMap>,
     pending: Option<Pending>,
+    cordons: Arc<Cordons>,
+    flaps: Flaps,
+    /// Since when the services are not ready.
+    unready_since: Option<Time>,
     lease: Lease,
     /// Grants for earlier stamps do not count: the clocks parted meanwhile (rule L0).
     stamps_from: Time,
@@ -168,6 +176,9 @@ impl Engine {
             version: versions::FIRST,
             committed: Arc::default(),
             pending: None,
+            cordons: Arc::default(),
+            flaps: Flaps::default(),
+            unready_since: None,
             lease: Lease::default(),
             stamps_from: Time::default(),
             serving: Serving::default(),
@@ -217,6 +228,7 @@ impl Engine {
             self.leading.as_ref().and_then(Leading::poll_timeout),
             self.serving.poll_timeout(),
             (lapse > self.now).then_some(lapse),
+            self.unready_at().filter(|&at| at > self.now),
         ];
         times.into_iter().flatten().min()
     }
@@ -291,6 +303,17 @@ impl Engine {
     /// The undecided proposal.
     pub fn pending(&self) -> Option<&Pending> {
         self.pending.as_ref()
+    }
+
+    /// The nodes that the operator keeps shards from.
+    pub fn cordons(&self) -> &Arc<Cordons> {
+        &self.cordons
+    }
+
+    /// Nodes that came and went too often, and until when they get no shards.
+    pub fn waiting(&self) -> BTreeMap<NodeId, Time> {
+        let settle = self.config.timing.settle_joins;
+        self.flaps.waiting(self.now, &self.committed, settle)
     }
 
     /// The lease under which guards may be handed out.
@@ -382,6 +405,10 @@ impl Engine {
             Input::SetWeights(weights) => self.with_leading(|leading, cx, _, counters| {
                 leading.handle_weights(cx, weights, counters);
             }),
+            Input::SetCordon { node, cordon } => self.with_leading(|leading, cx, out, _| {
+                leading.handle_cordon(cx, node, cordon, out);
+            }),
+            Input::Ready(ready) => self.handle_ready(ready),
             Input::Leave => self.handle_leave(),
             Input::StepDown => self.hand_leadership_on(),
             Input::Stop => self.handle_stop(),
@@ -394,6 +421,7 @@ impl Engine {
             // Not before the first input, which may say what cluster the node belongs to: that is told when it joins.
             self.membership.join(self.now, &self.config.seeds);
         }
+        self.tell_readiness();
         self.membership.handle_timeout(self.now);
         self.drain_membership();
         self.drive_bootstrap();
@@ -594,6 +622,7 @@ impl Engine {
                 });
             }
             Change::Committed { map } => {
+                self.count_bounces(&map);
                 self.set_maps(map.clone(), None);
                 self.emit(Event::MapCommitted(map.index()));
                 self.with_leading(|leading, cx, _, _| leading.handle_committed(cx.now, &map));
@@ -616,6 +645,7 @@ impl Engine {
                 });
             }
             Change::App(_) => {}
+            Change::Cordoned(cordons) => self.set_cordons(cordons),
         }
     }
 
@@ -631,6 +661,7 @@ impl Engine {
         if replicated.pending.is_some() {
             self.counters.add("snapshots installed during a change");
         }
+        self.set_cordons(replicated.cordons);
         self.version = self.version.max(replicated.version);
         let changed = replicated.committed.index() != self.committed.index();
         self.set_maps(replicated.committed, replicated.pending);
@@ -732,6 +763,8 @@ impl Engine {
             version: self.version,
             voters: self.config.voters,
             max_moves: self.config.max_moves,
+            cordons: &self.cordons,
+            flaps: &self.flaps,
             committed: &self.committed,
             pending: self.pending.as_ref(),
             own_acked,
@@ -741,6 +774,46 @@ impl Engine {
             raft: &self.raft,
         };
         act(leading, &context, &mut self.outputs, &mut self.counters);
+    }
+
+    // Who may have shards.
+
+    fn set_cordons(&mut self, cordons: Arc<Cordons>) {
+        self.cordons = cordons;
+        self.routes_changed = true;
+    }
+
+    /// Rule M11: who drops out of the map, if not because it was to.
+    fn count_bounces(&mut self, next: &ShardMap) {
+        let (cordons, members) = (&self.cordons, self.membership.members());
+        let meant = |instance: &Instance| {
+            let leaves = members.get(&instance.node).is_some_and(|member| {
+                let going = matches!(member.state, MemberState::Leaving | MemberState::Left);
+                going && member.instance == *instance
+            });
+            leaves || cordons.get(&instance.node) == Some(&Cordon::Drained)
+        };
+        let settle = self.config.timing.settle_joins;
+        let flaps = &mut self.flaps;
+        flaps.handle_committed(self.now, &self.committed, next, settle, meant);
+    }
+
+    fn handle_ready(&mut self, ready: bool) {
+        self.unready_since = match (ready, self.unready_since) {
+            (true, _) => None,
+            (false, since) => since.or(Some(self.now)),
+        };
+    }
+
+    fn unready_at(&self) -> Option<Time> {
+        self.unready_since
+            .map(|since| since + self.config.timing.unready_after)
+    }
+
+    /// Rule M10: what has not been ready for a while is said in gossip, and at once when it is ready again.
+    fn tell_readiness(&mut self) {
+        let ready = self.unready_at().is_none_or(|at| self.now < at);
+        self.membership.set_ready(self.now, ready);
     }
 
     fn drive_leading(&mut self) {
@@ -776,6 +849,7 @@ impl Engine {
             leader: self.leader.clone(),
             addrs: Arc::new(addrs),
             unreachable: Arc::new(unreachable),
+            cordons: self.cordons.clone(),
         }));
     }
 }

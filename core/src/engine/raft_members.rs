@@ -278,6 +278,7 @@ mod tests {
                 expect: 0,
                 versions: crate::versions::VersionRange::SPOKEN,
                 capacity: 1,
+                ready: true,
                 state: MemberState::Alive,
                 tag_version: 0,
                 tags: Arc::new(Tags::default()),

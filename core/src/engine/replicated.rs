@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::cordons::{self, Cordons, MAX_CORDONS};
 use super::map_encoding::{decode_assignment, decode_map, encode_map};
 use super::shard_map::{Assignment, ShardMap, ack_set};
 use crate::ids::{Epoch, Instance, LogIndex, ShardId, Term};
@@ -38,6 +39,8 @@ pub struct Replicated {
     pub opened: Option<(Term, Instance)>,
     /// The version that the cluster has reached: nothing newer is in the log.
     pub version: u8,
+    /// The nodes that the operator keeps shards from (rule M9).
+    pub cordons: Arc<Cordons>,
 }
 
 impl Default for Replicated {
@@ -47,6 +50,7 @@ impl Default for Replicated {
             pending: None,
             opened: None,
             version: FIRST,
+            cordons: Arc::default(),
         }
     }
 }
@@ -82,6 +86,8 @@ pub enum Change {
     Void(VoidReason),
     /// An application's entry: apply it, or refuse it because the shard's epoch is another (a stale token).
     App(Result<(), StaleEpoch>),
+    /// These are the nodes that the operator keeps shards from, now.
+    Cordoned(Arc<Cordons>),
 }
 
 /// Why an entry of the protocol is void.
@@ -124,6 +130,7 @@ struct Encoded {
     pending: Option<(Bytes, Term, Vec<Instance>)>,
     opened: Option<(Term, Instance)>,
     version: u8,
+    cordons: Cordons,
 }
 
 impl Replicated {
@@ -154,6 +161,10 @@ impl Replicated {
                 Change::VersionRaised { version: *version }
             }
             LogMessage::App { shard, epoch, .. } => Change::App(self.check_guard(*shard, *epoch)),
+            LogMessage::NodeCordoned { node, cordon } => {
+                cordons::set(Arc::make_mut(&mut self.cordons), node, *cordon);
+                Change::Cordoned(self.cordons.clone())
+            }
         }
     }
 
@@ -268,6 +279,7 @@ impl Replicated {
             pending,
             opened: self.opened.clone(),
             version: self.version,
+            cordons: Cordons::clone(&self.cordons),
         };
         postcard::to_stdvec(&encoded)
             .expect("plain data always encodes")
@@ -298,11 +310,15 @@ impl Replicated {
                 })
             }
         };
+        if encoded.cordons.len() > MAX_CORDONS {
+            return Err(unreadable(&"it has more cordons than there can be"));
+        }
         Ok(Self {
             committed,
             pending,
             opened: encoded.opened,
             version: encoded.version,
+            cordons: Arc::new(encoded.cordons),
         })
     }
 }
@@ -312,7 +328,8 @@ mod tests {
     use super::super::map_encoding::encode_assignment;
     use super::super::shard_map::tests::member;
     use super::*;
-    use crate::ids::WorkerId;
+    use crate::engine::cordons::Cordon;
+    use crate::ids::{NodeId, WorkerId};
     use proptest::prelude::*;
 
     /// Shards that alternate between two nodes, from the first or from the second.
@@ -335,7 +352,7 @@ mod tests {
         assert!(matches!(change, Change::Proposed { .. }), "{change:?}");
     }
 
-    /// A map of 9 shards in force since entry 3, and one that is proposed in entry 5.
+    /// A map of 9 shards in force since entry 3, a node drained by entry 5, and a map that is proposed in entry 6.
     fn in_a_change() -> Replicated {
         let mut replicated = Replicated::default();
         let leader = member("a", 1, 1).instance;
@@ -344,15 +361,31 @@ mod tests {
         let (map, term) = (LogIndex(3), Term(1));
         let commit = LogMessage::ShardMapCommitted { map, term };
         replicated.apply(LogIndex(4), Term(1), &commit);
-        propose(&mut replicated, 5, &assignment(9, 1));
+        let (node, cordon) = (NodeId::new("b").unwrap(), Some(Cordon::Drained));
+        let cordoned = LogMessage::NodeCordoned { node, cordon };
+        replicated.apply(LogIndex(5), Term(1), &cordoned);
+        propose(&mut replicated, 6, &assignment(9, 1));
         replicated
     }
 
     #[test]
     fn p3_a_snapshot_holds_the_undecided_proposal() {
         let replicated = in_a_change();
-        assert_eq!(replicated.latest(), LogIndex(5));
+        assert_eq!(replicated.latest(), LogIndex(6));
         assert_eq!(Replicated::decode(&replicated.encode()), Ok(replicated));
+    }
+
+    #[test]
+    fn m9_a_snapshot_holds_the_cordons() {
+        let mut replicated = in_a_change();
+        let decoded = Replicated::decode(&replicated.encode()).unwrap();
+        let node = NodeId::new("b").unwrap();
+        assert_eq!(decoded.cordons.get(&node), Some(&Cordon::Drained));
+        let cordon = None;
+        let message = LogMessage::NodeCordoned { node, cordon };
+        let change = replicated.apply(LogIndex(7), Term(1), &message);
+        assert_eq!(change, Change::Cordoned(Arc::default()));
+        assert_ne!(Replicated::decode(&replicated.encode()), Ok(decoded));
     }
 
     /// A proposal that is not newer than the map in force cannot have been applied after it.
@@ -370,7 +403,7 @@ mod tests {
     #[test]
     fn a_snapshot_whose_proposal_has_another_number_of_shards_is_refused() {
         let mut replicated = in_a_change();
-        let other = ShardMap::empty().apply_assignment(LogIndex(5), &assignment(8, 1));
+        let other = ShardMap::empty().apply_assignment(LogIndex(6), &assignment(8, 1));
         replicated.pending.as_mut().unwrap().map = Arc::new(other.unwrap());
         assert!(Replicated::decode(&replicated.encode()).is_err());
     }

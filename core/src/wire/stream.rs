@@ -29,12 +29,14 @@ pub enum StreamKind {
     Status = 7,
     /// Weights of all shards, handed to the leader.
     Weights = 8,
+    /// What keeps shards from a node: handed to the leader by nodes, asked for by clients.
+    Cordon = 9,
 }
 
 impl StreamKind {
     /// Whether clients may open such a stream; all others are for nodes.
     pub fn is_for_clients(self) -> bool {
-        matches!(self, Self::ClientCall | Self::Status)
+        matches!(self, Self::ClientCall | Self::Status | Self::Cordon)
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -47,6 +49,7 @@ impl StreamKind {
             6 => Some(Self::ClientCall),
             7 => Some(Self::Status),
             8 => Some(Self::Weights),
+            9 => Some(Self::Cordon),
             _ => None,
         }
     }
@@ -154,6 +157,7 @@ pub(super) mod tests {
             StreamKind::ClientCall,
             StreamKind::Status,
             StreamKind::Weights,
+            StreamKind::Cordon,
         ];
         for (byte, kind) in (1..).zip(kinds) {
             assert_eq!(accept_bytes(&[byte, 1]).await, Ok(kind));
@@ -168,8 +172,8 @@ pub(super) mod tests {
             Err(AcceptError::UnknownKind(0))
         );
         assert_eq!(
-            accept_bytes(&[9, 1]).await,
-            Err(AcceptError::UnknownKind(9))
+            accept_bytes(&[10, 1]).await,
+            Err(AcceptError::UnknownKind(10))
         );
         assert_eq!(
             accept_bytes(&[1, 9]).await,

@@ -2,6 +2,7 @@
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
+use funk::engine::Cordon;
 use funk::engine::map_encoding::encode_assignment;
 use funk::engine::shard_map::{Assignment, MapMember};
 use funk::ids::{BootId, Epoch, Instance, LogIndex, ShardId, Term, WorkerId};
@@ -37,6 +38,8 @@ pub enum HostileEntry {
     Committed(Number, Number),
     /// An entry of the application.
     App(Option<u8>, Number),
+    /// A cordon on a node, put up or taken away.
+    Cordoned(u8, Option<bool>),
 }
 
 impl HostileEntry {
@@ -81,6 +84,13 @@ impl HostileEntry {
                 shard: shard.map(|shard| ShardId(u32::from(shard))),
                 epoch: Epoch(epoch.at(truth.index)),
                 bytes: Bytes::new(),
+            },
+            Self::Cordoned(node, drained) => LogMessage::NodeCordoned {
+                node: name(*node),
+                cordon: drained.map(|drained| match drained {
+                    true => Cordon::Drained,
+                    false => Cordon::Cordoned,
+                }),
             },
         })
     }

@@ -536,6 +536,7 @@ impl World {
             LogMessage::ShardMapCommitted { map, .. } => (format!("to commit {map}"), Some(*map)),
             LogMessage::LeaderOpened { .. } => ("to open its term".to_owned(), None),
             LogMessage::App { .. } => ("an entry".to_owned(), None),
+            LogMessage::NodeCordoned { node, cordon } => (format!("{cordon:?} for {node}"), None),
             LogMessage::VersionRaised { version } => (format!("version {version}"), None),
         };
         let is_map = matches!(message, LogMessage::ProposedShardMap { .. });

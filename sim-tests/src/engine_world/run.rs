@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use funk::engine::flaps::FLAP_MOST;
+
 use super::*;
 
 /// A schedule that held.
@@ -116,6 +118,8 @@ impl World {
             .min(timing.stale_after)
             .max(timing.drain_timeout)
             .max(backoff)
+            // A node that came and went too often.
+            .max(timing.settle_joins * FLAP_MOST)
             + steps
     }
 

@@ -9,6 +9,7 @@ use crate::invariants::{Verdict, Violation};
 mod bench;
 mod bootstrap;
 mod durable;
+mod eligible;
 mod leases;
 mod log;
 mod membership;
@@ -57,6 +58,16 @@ rules! {
     durable: checksums_are_compared,
         directories_are_synchronised,
         snapshots_hold_the_configuration;
+    eligible: m9_a_cordoned_node_keeps_what_it_has_and_gets_nothing,
+        m9_a_cordoned_node_that_dies_keeps_nothing,
+        m9_a_drained_node_loses_all_at_once_and_stays_a_member,
+        m9_cordons_outlive_leaders_and_runs,
+        m9_what_all_are_kept_from_stays_where_it_is,
+        m9_a_cordon_ends_with_its_node,
+        m10_a_node_that_is_not_ready_for_long_loses_its_shards_until_it_is,
+        m10_if_nobody_is_ready_shards_stay_served,
+        m11_a_node_that_came_and_went_too_often_waits_longer_and_longer,
+        m11_who_is_needed_does_not_wait;
     leases: l0_a_clock_jump_ends_every_lease,
         l1_a_grant_is_refused_from_an_older_term_for_another_run_and_for_a_stamp_not_taken_yet,
         l1_a_grant_counts_once_its_map_is_applied,

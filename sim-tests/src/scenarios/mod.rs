@@ -14,6 +14,7 @@ use crate::stack::{Failure, Outcome, Plan, World};
 mod ack_lost;
 mod all_restart;
 mod clock_skew;
+mod drain_under_load;
 mod flapping_link;
 mod halves_apart;
 mod join_and_leave_at_once;
@@ -64,6 +65,7 @@ pub const ALL: &[Scenario] = &[
     ack_lost::SCENARIO,
     slow_drainer::SCENARIO,
     join_and_leave_at_once::SCENARIO,
+    drain_under_load::SCENARIO,
     simultaneous_start::THREE,
     simultaneous_start::FIVE,
     simultaneous_start::NINE,

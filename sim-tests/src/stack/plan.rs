@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use funk::engine::flaps::FLAP_MOST;
 use funk::timing::Timing;
 use funk_sim::Disk;
 use serde::{Deserialize, Serialize};
@@ -372,7 +373,10 @@ impl Plan {
     pub fn longest_timeout(&self) -> Duration {
         let timing = &self.timing;
         let voter = timing.replace_after.min(timing.stale_after);
-        voter.max(timing.drain_timeout).max(timing.acquire_timeout)
+        // A node that came and went too often.
+        let bounced = timing.settle_joins * FLAP_MOST;
+        let hooks = timing.drain_timeout.max(timing.acquire_timeout);
+        voter.max(hooks).max(bounced)
     }
 }
 

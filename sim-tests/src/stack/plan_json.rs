@@ -36,6 +36,7 @@ pub(super) struct TimingJson {
     acquire_timeout: Duration,
     replace_after: Duration,
     stale_after: Duration,
+    unready_after: Duration,
     gossip_probe: Duration,
     gossip_suspect: Duration,
 }

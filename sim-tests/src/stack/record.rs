@@ -538,6 +538,7 @@ impl Record {
                 LogMessage::ShardMapCommitted { .. } => self.phase = Phase::Deciding,
                 LogMessage::LeaderOpened { .. }
                 | LogMessage::App { .. }
+                | LogMessage::NodeCordoned { .. }
                 | LogMessage::VersionRaised { .. } => {}
             },
             Output::Event(event) => {

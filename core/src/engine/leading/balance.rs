@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::pending::Pin;
 use super::{Context, Leading, Weights};
 use crate::engine::Counters;
+use crate::engine::cordons::Cordon;
 use crate::engine::io::Output;
 use crate::engine::map_encoding::encode_assignment;
 use crate::engine::membership::MemberState;
@@ -18,9 +19,32 @@ use crate::log_message::LogMessage;
 /// What the committed map was found to need no change for.
 #[derive(Debug)]
 pub(super) struct RightFor {
-    nodes: Vec<Candidate>,
+    nodes: Nodes,
     /// Only as long as shards are being handed over: voluntary moves wait for the end of that.
     until_served: bool,
+}
+
+/// Who may have what.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Nodes {
+    /// They share the shards.
+    wanted: Vec<Candidate>,
+    /// They keep the shards that they have in the map in force, and get no others (rule M9).
+    keepers: BTreeSet<Instance>,
+}
+
+/// What a node that is there and has caught up may have.
+enum Part {
+    /// Its part.
+    Wanted,
+    /// Its part, but only if nobody else is there: it came and went too often (rule M11).
+    Waits,
+    /// The same: its services are not ready (rule M10).
+    Unready,
+    /// What it has.
+    Keeps,
+    /// Nothing.
+    Nothing,
 }
 
 impl Leading {
@@ -40,19 +64,18 @@ impl Leading {
     }
 
     pub(super) fn drive_idle(&mut self, cx: &Context<'_>, out: &mut VecDeque<Output>) {
-        let wanted = self.wanted(cx);
+        let nodes = self.nodes(cx);
         let alone = || cx.raft.members.keys().all(|id| id.node == cx.me.node);
-        if wanted.is_empty() && (cx.may_own || !alone()) {
+        if nodes.wanted.is_empty() && (cx.may_own || !alone()) {
             return;
         }
-        let instances: BTreeSet<Instance> = wanted
-            .iter()
-            .map(|candidate| candidate.instance.clone())
-            .collect();
+        let keepers = nodes.keepers.iter().filter(|keeper| is_in(cx, keeper));
+        let wanted = nodes.wanted.iter().map(|candidate| &candidate.instance);
+        let instances: BTreeSet<Instance> = wanted.chain(keepers).cloned().collect();
         if std::mem::take(&mut self.reconsider) {
             self.right_for = None;
         }
-        self.right_for.take_if(|right| right.nodes != wanted);
+        self.right_for.take_if(|right| right.nodes != nodes);
         let until_served = self.right_for.as_ref().map(|right| right.until_served);
         if until_served.is_some_and(|until_served| !until_served || self.is_handing_over(cx)) {
             self.settle_at = None;
@@ -70,7 +93,7 @@ impl Leading {
         }
         self.settle_at = None;
         let most = self.budget(cx);
-        let assignment = self.next_assignment(cx, &wanted, most);
+        let assignment = self.next_assignment(cx, &nodes, most);
         if changes(&assignment, cx.committed) {
             let reason = if held == instances {
                 "balance"
@@ -83,7 +106,7 @@ impl Leading {
         } else {
             let until_served = most == 0;
             self.right_for = Some(RightFor {
-                nodes: wanted,
+                nodes,
                 until_served,
             });
         }
@@ -104,22 +127,55 @@ impl Leading {
         cx.now >= settle_at
     }
 
-    /// Who should own shards: live members of the raft group that are not leaving and have caught up.
-    fn wanted(&mut self, cx: &Context<'_>) -> Vec<Candidate> {
+    /// Who should own shards: live members of the raft group that are not leaving and have caught up, and of which
+    /// nothing else is known that keeps shards from them. What only the cluster itself found out does not count if
+    /// otherwise nobody would be left: first those share that came and went too often, then those that are not ready.
+    fn nodes(&mut self, cx: &Context<'_>) -> Nodes {
         let nodes: BTreeSet<NodeId> = cx.raft.members.keys().map(|id| id.node.clone()).collect();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut waiting, mut unready) = (Vec::new(), Vec::new(), Vec::new());
+        let mut keepers = BTreeSet::new();
         for node in nodes {
             let instance = if node == cx.me.node {
                 cx.me.clone()
             } else {
                 self.newest_run(cx, &node)
             };
-            if self.is_wanted(cx, &instance) {
-                let capacity = capacity(cx, &instance);
-                wanted.push(Candidate { instance, capacity });
+            if !self.is_wanted(cx, &instance) {
+                continue;
+            }
+            let capacity = capacity(cx, &instance);
+            match self.part(cx, &instance) {
+                Part::Wanted => wanted.push(Candidate { instance, capacity }),
+                Part::Waits => waiting.push(Candidate { instance, capacity }),
+                Part::Unready => unready.push(Candidate { instance, capacity }),
+                Part::Keeps => drop(keepers.insert(instance)),
+                Part::Nothing => {}
             }
         }
-        wanted
+        let mut by_need = [wanted, waiting, unready].into_iter();
+        Nodes {
+            wanted: by_need.find(|nodes| !nodes.is_empty()).unwrap_or_default(),
+            keepers,
+        }
+    }
+
+    /// Rules M9 to M11.
+    fn part(&mut self, cx: &Context<'_>, instance: &Instance) -> Part {
+        let gossip = cx.members.get(&instance.node);
+        let said = gossip.filter(|member| member.instance == *instance);
+        let ready = said.is_none_or(|member| member.ready);
+        match cx.cordons.get(&instance.node) {
+            Some(Cordon::Cordoned) if ready => Part::Keeps,
+            Some(_) => Part::Nothing,
+            None if !ready => Part::Unready,
+            None if is_in(cx, instance) => Part::Wanted,
+            None => {
+                let settle = cx.timing.settle_joins;
+                let until = cx.flaps.waits_until(cx.now, &instance.node, settle);
+                self.wake(until);
+                until.map_or(Part::Wanted, |_| Part::Waits)
+            }
+        }
     }
 
     fn is_wanted(&mut self, cx: &Context<'_>, instance: &Instance) -> bool {
@@ -165,18 +221,18 @@ impl Leading {
     }
 
     /// The next map: of the shards whose owner could keep them at most so many move.
-    fn next_assignment(&self, cx: &Context<'_>, wanted: &[Candidate], most: usize) -> Assignment {
+    fn next_assignment(&self, cx: &Context<'_>, nodes: &Nodes, most: usize) -> Assignment {
         let shards = if cx.committed.shards() == 0 {
             cx.shards
         } else {
             cx.committed.shards()
         };
-        let pinned = self
-            .pins
-            .iter()
-            .filter(|(_, pin)| !pin.expired)
-            .map(|(&shard, _)| shard)
-            .collect();
+        let held = self.pins.iter().filter(|(_, pin)| !pin.expired);
+        let mut pinned: BTreeSet<ShardId> = held.map(|(&shard, _)| shard).collect();
+        for keeper in &nodes.keepers {
+            pinned.extend(cx.committed.owned_by(keeper).map(|(shard, _)| shard));
+        }
+        let wanted = &nodes.wanted[..];
         let weights = match &self.weights {
             Some(weights) => weights.as_ref(),
             None => cx.committed.weights(),
@@ -225,9 +281,16 @@ impl Leading {
 
     /// Proposes the next map, computed from the committed one. It supersedes whatever is pending (rule P2).
     pub(super) fn propose(&mut self, cx: &Context<'_>, reason: &str, out: &mut VecDeque<Output>) {
-        let wanted = self.wanted(cx);
+        let mut nodes = self.nodes(cx);
+        if nodes.wanted.is_empty() {
+            // Nobody may have what the operator keeps from all: it stays where it is.
+            let here = cx.committed.members().iter().map(|m| &m.instance);
+            let mut keeps = |instance: &&Instance| self.is_wanted(cx, instance);
+            let here: Vec<Instance> = here.filter(|i| keeps(i)).cloned().collect();
+            nodes.keepers.extend(here);
+        }
         let most = self.budget(cx);
-        let assignment = self.next_assignment(cx, &wanted, most);
+        let assignment = self.next_assignment(cx, &nodes, most);
         self.propose_assignment(cx, &assignment, reason, out);
     }
 
@@ -278,6 +341,12 @@ impl Leading {
             .min();
         self.wake(next);
     }
+}
+
+/// Whether the map in force names the run.
+fn is_in(cx: &Context<'_>, instance: &Instance) -> bool {
+    let member = cx.committed.member(&instance.node);
+    member.is_some_and(|member| member.instance == *instance)
 }
 
 /// Whether the assignment gives any shard or member another place, or a shard another weight, than the map does.

@@ -46,6 +46,8 @@ pub(super) struct Profile {
     pub(super) tag_version: u64,
     /// It said that it leaves.
     pub(super) leaving: bool,
+    /// Its services have not been ready for a while (rule M10).
+    pub(super) unready: bool,
     /// The initialised cluster that it belongs to.
     pub(super) cluster: Option<ClusterId>,
     /// The versions of the protocol that it speaks.
@@ -118,6 +120,7 @@ pub(super) fn identity(node: &str, boot: u64, generation: u64) -> Identity {
             capacity: 1,
             tag_version: 0,
             leaving: false,
+            unready: false,
             cluster: None,
             versions: VersionRange::SPOKEN,
         },

@@ -63,6 +63,8 @@ pub struct Member {
     pub capacity: u32,
     /// What gossip says about it.
     pub state: MemberState,
+    /// Whether its services can be given shards: they have not failed to be ready for `unready_after` (rule M10).
+    pub ready: bool,
     /// Version of `tags`. Gossip may speak of a newer one already, which is then on its way.
     pub tag_version: u64,
     /// Its tags, as far as they were pulled; those of an earlier run are not shown.
@@ -87,6 +89,7 @@ impl Member {
             versions: identity.profile.versions,
             capacity: identity.profile.capacity,
             state,
+            ready: !identity.profile.unready,
             tag_version: 0,
             tags: Arc::default(),
             since: now,
@@ -128,7 +131,10 @@ impl Member {
     /// Suspicion comes and goes without an event; everything else that a member says about itself is one.
     fn differs_visibly(&self, next: &Self) -> bool {
         let is_leaving = |member: &Self| member.state == MemberState::Leaving;
-        let said = |member: &Self| (member.addr, member.store, member.kind, member.expect);
+        let said = |member: &Self| {
+            let addr = (member.addr, member.store);
+            (addr, member.kind, member.expect, member.ready)
+        };
         said(self) != said(next) || is_leaving(self) != is_leaving(next)
     }
 }
@@ -142,7 +148,7 @@ pub enum MemberEvent {
     Left(Instance),
     /// It stopped answering.
     Failed(Instance),
-    /// Its address, store, part or tags changed, or it said that it is about to leave.
+    /// Its address, store, part, readiness or tags changed, or it said that it is about to leave.
     Updated(Instance),
 }
 

@@ -190,6 +190,7 @@ impl Membership {
             capacity: config.capacity,
             tag_version: u64::from(!config.tags.is_empty()),
             leaving: false,
+            unready: false,
             cluster: None,
             versions: config.versions,
         };
@@ -374,6 +375,22 @@ impl Membership {
         own.tag_version += 1;
         self.revision += 1;
         self.profile.tag_version = own.tag_version;
+        if self.next_revision <= now {
+            self.revise();
+        }
+    }
+
+    /// Whether this node can be given shards. Others are told within a probe interval.
+    pub fn set_ready(&mut self, now: Time, ready: bool) {
+        self.advance(now);
+        if self.profile.unready != ready {
+            return;
+        }
+        self.profile.unready = !ready;
+        if let Some(own) = self.members.get_mut(&self.instance.node) {
+            own.ready = ready;
+            self.revision += 1;
+        }
         if self.next_revision <= now {
             self.revise();
         }
