@@ -67,9 +67,9 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         TCP,
-        10,
+        4,
         "void entries",
-        "leaders change before their proposals commit, so often that hundreds of entries are void (P2)",
+        "leaders change before their proposals commit, and their entries are void (P2)",
     ),
     pin(
         TCP,
@@ -79,15 +79,15 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         TCP,
-        319,
+        2,
         "guarded writes rejected by token",
-        "owners write after their time, and only the token stops them (I3)",
+        "an owner writes after its time, and only the token stops it (I3); hundreds of void entries beside it",
     ),
     pin(
         TCP,
-        25,
+        9,
         "snapshots installed during a change",
-        "leaders lose their stores while much is lost and slow: snapshots arrive in the middle of dozens of changes (P3)",
+        "snapshots arrive on disks in the middle of a dozen changes (P3)",
     ),
     pin(
         TCP,
@@ -97,7 +97,7 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         TCP,
-        48,
+        6,
         "leader changed between the last ack and the commit",
         "the successor must decide on acks that it did not hear",
     ),
