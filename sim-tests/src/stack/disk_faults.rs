@@ -372,9 +372,12 @@ impl Hand<'_> {
             return true;
         };
         disk.flip(&file, offset);
+        self.shared.lock().nodes[at].disk.fault = Some(DiskFault::Damaged);
         let shared = self.shared.clone();
         self.sim.at(self.sim.elapsed() + down, move |sim| {
-            if sim.is_up(&name) || shared.is_calm() {
+            let is_damaged = shared.lock().nodes[at].disk.fault == Some(DiskFault::Damaged);
+            // Otherwise another fault has had the node started meanwhile, with an empty disk.
+            if !is_damaged || sim.is_up(&name) || shared.is_calm() {
                 return;
             }
             start(sim, &name, at, Disk::Kept, &shared);

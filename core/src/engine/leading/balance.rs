@@ -285,7 +285,11 @@ impl Leading {
         if nodes.wanted.is_empty() {
             // Nobody may have what the operator keeps from all: it stays where it is.
             let here = cx.committed.members().iter().map(|m| &m.instance);
-            let mut keeps = |instance: &&Instance| self.is_wanted(cx, instance);
+            let mut keeps = |instance: &&Instance| {
+                cx.cordons.contains_key(&instance.node)
+                    && self.newest_run(cx, &instance.node) == **instance
+                    && self.is_wanted(cx, instance)
+            };
             let here: Vec<Instance> = here.filter(|i| keeps(i)).cloned().collect();
             nodes.keepers.extend(here);
         }
