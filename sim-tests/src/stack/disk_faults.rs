@@ -138,15 +138,40 @@ pub(super) fn come_back_after(
 
 /// Whether every configuration that may still decide something keeps a quorum of stores without this one.
 pub(super) fn may_lose_store(record: &Record, lost: usize) -> bool {
-    let others = record.nodes.iter().enumerate();
-    let kept: BTreeSet<&RaftId> = others
-        .filter(|(at, node)| *at != lost && !node.store_is_lost && !node.disk.lies)
+    keeps_quorum(record, Some(lost), None)
+}
+
+/// Whether every configuration that may still decide something keeps a quorum of stores if this node is told to leave.
+pub(super) fn may_leave(record: &Record, at: usize) -> bool {
+    keeps_quorum(record, None, Some(at))
+}
+
+/// Each configuration counts as it is, and without the nodes that are leaving: the change that takes them out needs a
+/// quorum of what is left, and may begin before anybody misses a store.
+fn keeps_quorum(record: &Record, lost: Option<usize>, leaves: Option<usize>) -> bool {
+    let nodes = || record.nodes.iter().enumerate();
+    let kept: BTreeSet<&RaftId> = nodes()
+        .filter(|(at, node)| Some(*at) != lost && !node.store_is_lost && !node.disk.lies)
         .filter_map(|(_, node)| node.raft.as_ref())
         .collect();
+    let leaving: BTreeSet<&RaftId> = nodes()
+        .filter_map(|(at, node)| match Some(at) == leaves {
+            true => node.raft.as_ref(),
+            false => node.leaving.as_ref(),
+        })
+        .collect();
+    let is_majority = |of: &mut dyn Iterator<Item = &RaftId>| {
+        let (mut all, mut left) = (0, 0);
+        for voter in of {
+            all += 1;
+            left += usize::from(kept.contains(voter));
+        }
+        left * 2 > all
+    };
     let mut configurations = record.nodes.iter().flat_map(|node| &node.voters);
     configurations.all(|voters| {
-        let left = voters.iter().filter(|voter| kept.contains(voter)).count();
-        left * 2 > voters.len()
+        let mut staying = voters.iter().filter(|voter| !leaving.contains(voter));
+        is_majority(&mut voters.iter()) && is_majority(&mut staying)
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use funk::ids::{Instance, NodeId};
 use funk_sim::{Disk, End, SimCluster};
 
-use super::disk_faults::{self, come_back, come_back_after, kill, may_lose_store};
+use super::disk_faults::{self, come_back, come_back_after, kill, may_leave, may_lose_store};
 use super::plan::{Cut, Fault, Moment, Plan, Strike, Target, Unsynced};
 use super::record::{Phase, Shared};
 use super::service::Watched;
@@ -410,9 +410,14 @@ impl Hand<'_> {
             runs.any(|run| run.leaving)
         };
         let at = self.place(target);
+        let at = at.filter(|&at| may_leave(&self.shared.lock(), at));
         let (true, false, Some(at)) = (enough, leaving, at) else {
             return false;
         };
+        {
+            let node = &mut self.shared.lock().nodes[at];
+            node.leaving = node.raft.clone();
+        }
         let name = self.names[at].clone();
         let Some(run) = self.sim.handle(&name).map(|run| run.instance().clone()) else {
             return false;

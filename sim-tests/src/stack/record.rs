@@ -85,6 +85,8 @@ pub(super) struct NodeView {
     pub(super) voters: Vec<BTreeSet<RaftId>>,
     /// It is down, and will come back with an empty store.
     pub(super) store_is_lost: bool,
+    /// The raft member that was told to leave last: the change that takes it out may still be under way.
+    pub(super) leaving: Option<RaftId>,
     pub(super) disk: DiskView,
     /// Its raft member, as of its present or latest run.
     pub(super) raft: Option<RaftId>,
