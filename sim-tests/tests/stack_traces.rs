@@ -24,7 +24,7 @@ const fn ms(ms: u64) -> Duration {
 const SVG: &str = "http://www.w3.org/2000/svg";
 
 /// A seed of the swarm with several kinds of faults, cut short.
-const SEED: u64 = 13;
+const SEED: u64 = 8;
 
 /// A run with what was written down of it.
 struct Run {
