@@ -108,6 +108,24 @@ pub const PINNED: &[Pin] = &[
         "as 21, with machines that sleep in between: guards outlive drains and leases",
     ),
     pin(
+        TCP,
+        275,
+        "nodes that left",
+        "a node that left is started by a power cut of all before it was to come back",
+    ),
+    pin(
+        TCP,
+        580,
+        "stores damaged",
+        "a store is damaged, lost and begun anew by other faults before the node is started to see it",
+    ),
+    pin(
+        TCP,
+        1_232,
+        "nodes that left",
+        "one of three leaves in the moment in which another loses its store: both would be no quorum",
+    ),
+    pin(
         QUIC,
         10,
         "machines that slept",
@@ -172,6 +190,12 @@ pub const PINNED: &[Pin] = &[
         7_459,
         "bootstrap sets that were never started",
         "the same among five nodes",
+    ),
+    pin(
+        Simulator::Engines,
+        153,
+        "maps superseded",
+        "a new leader knows of nobody to share: it leaves nothing with runs that are gone (M9)",
     ),
     pin(
         Simulator::Engines,
