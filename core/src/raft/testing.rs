@@ -121,11 +121,15 @@ impl Cutting {
     fn pass(&mut self, bytes: usize) -> Fate {
         self.bytes += bytes as u64;
         self.chunks += u64::from(bytes > 0);
-        if bytes == 0 || self.every.is_none_or(|every| self.chunks % every != 0) {
+        if bytes == 0
+            || self
+                .every
+                .is_none_or(|every| !self.chunks.is_multiple_of(every))
+        {
             return Fate::Passes;
         }
         self.cuts += 1;
-        if self.cuts % 2 == 0 {
+        if self.cuts.is_multiple_of(2) {
             return Fate::LosesItsAnswer;
         }
         self.lost += 1;

@@ -47,7 +47,7 @@ fn versions(world: &World) -> Vec<u8> {
 fn play(world: &mut World) -> Result<Outcome, Failure> {
     form(world)?;
     let from = world.sim.elapsed();
-    let leave = world.plan.seed / 2 % 2 == 0;
+    let leave = (world.plan.seed / 2).is_multiple_of(2);
     let count = world.names.len();
     let mut order = followers(world);
     order.push(leader(world)?);
