@@ -146,8 +146,8 @@ pub(super) fn may_leave(record: &Record, at: usize) -> bool {
     keeps_quorum(record, None, Some(at))
 }
 
-/// Each configuration counts as it is, and without the nodes that are leaving: the change that takes them out needs a
-/// quorum of what is left, and may begin before anybody misses a store.
+/// Each configuration counts as it is, and without stores of nodes that are leaving: the change that takes such a node out
+/// needs a quorum of what is left, and may begin before anybody misses another store. It may also never come.
 fn keeps_quorum(record: &Record, lost: Option<usize>, leaves: Option<usize>) -> bool {
     let nodes = || record.nodes.iter().enumerate();
     let kept: BTreeSet<&RaftId> = nodes()
@@ -170,7 +170,8 @@ fn keeps_quorum(record: &Record, lost: Option<usize>, leaves: Option<usize>) -> 
     };
     let mut configurations = record.nodes.iter().flat_map(|node| &node.voters);
     configurations.all(|voters| {
-        let mut staying = voters.iter().filter(|voter| !leaving.contains(voter));
+        let goes = |voter: &&RaftId| leaving.contains(*voter) && kept.contains(*voter);
+        let mut staying = voters.iter().filter(|voter| !goes(voter));
         is_majority(&mut voters.iter()) && is_majority(&mut staying)
     })
 }
