@@ -49,12 +49,6 @@ const fn pin(simulator: Simulator, seed: u64, reaches: &'static str, why: &'stat
 pub const PINNED: &[Pin] = &[
     pin(
         TCP,
-        24,
-        "drains given up",
-        "a leader gives a drain up, and its map is uneven for that (P4, I5)",
-    ),
-    pin(
-        TCP,
         119,
         "maps committed",
         "a cut swallowed the end of a stream, and the simulated connection carried the next one all the same",
@@ -73,12 +67,6 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         TCP,
-        12,
-        "drains given up",
-        "a guard is held for longer than a drain may take, and the map goes on without it (P4)",
-    ),
-    pin(
-        TCP,
         47,
         "guarded writes rejected by token",
         "owners write after their time, and only the token stops them (I3)",
@@ -91,7 +79,7 @@ pub const PINNED: &[Pin] = &[
     ),
     pin(
         TCP,
-        45,
+        108,
         "leader changed before the first ack",
         "the shortest phase of a hand-off, hit by a change of leader",
     ),
