@@ -148,15 +148,10 @@ async fn remotely(
     conclude(node, response, leader.as_str()).await
 }
 
-/// Resolves when the leader is suspect and leads no more, as far as this node knows: it may have appended the entry, but
-/// nobody will say so. A leader that is followed is there, whatever gossip has lost on its way.
+/// Resolves when the leader is suspect: it may have appended the entry, but nobody will say so.
 async fn fell_silent(node: &Node, leader: &NodeId) {
     let mut changes = node.changes.subscribe();
-    loop {
-        let routes = node.routes.load_full();
-        if routes.unreachable.contains(leader) && routes.leader.as_ref() != Some(leader) {
-            return;
-        }
+    while !node.routes.load().unreachable.contains(leader) {
         if changes.changed().await.is_err() {
             return;
         }

@@ -834,8 +834,13 @@ impl Engine {
             .iter()
             .map(|(node, member)| (node.clone(), addr(member)))
             .collect();
-        let is_unreachable =
-            |member: &&Member| !matches!(member.state, MemberState::Alive | MemberState::Leaving);
+        let followed = self.leadership.leader.as_ref().map(|id| &id.node);
+        let is_unreachable = |member: &&Member| match member.state {
+            MemberState::Alive | MemberState::Leaving => false,
+            // Gossip doubts it, but raft hears it: calls and proposals that wait for it are not given up.
+            MemberState::Suspect => followed != Some(&member.instance.node),
+            MemberState::Failed | MemberState::Left => true,
+        };
         let unreachable = self
             .membership
             .members()

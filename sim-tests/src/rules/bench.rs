@@ -7,7 +7,7 @@ use std::time::Duration;
 use funk::engine::replicated::Replicated;
 use funk::engine::{
     Engine, EngineConfig, Event, Input, Leadership, LeaseView, MemberChange, Message, Output,
-    RaftMembers, Tags,
+    RaftMembers, Routes, Tags,
 };
 use funk::ids::{
     BootId, ClusterId, ClusterName, Epoch, Instance, LogIndex, MemberKind, NodeId, RaftId, ShardId,
@@ -45,6 +45,7 @@ pub(super) struct Seat {
     pub(super) closing: BTreeSet<(ShardId, Epoch)>,
     pub(super) acquiring: BTreeSet<(ShardId, Epoch)>,
     pub(super) lease: LeaseView,
+    pub(super) routes: Option<Routes>,
     pub(super) events: Vec<Event>,
     pub(super) sent: Vec<(Time, NodeId, Message)>,
     pub(super) changes: Vec<MemberChange>,
@@ -158,6 +159,7 @@ fn seat(config: EngineConfig, at: usize, now: Time) -> Seat {
         closing: BTreeSet::new(),
         acquiring: BTreeSet::new(),
         lease: LeaseView::default(),
+        routes: None,
         events: Vec::new(),
         sent: Vec::new(),
         changes: Vec::new(),
@@ -380,6 +382,7 @@ impl Bench {
                     .collect();
             }
             Output::Lease(lease) => seat.lease = lease,
+            Output::Routes(routes) => seat.routes = Some(routes),
             Output::Event(event) => seat.events.push(event),
             Output::Left => seat.left = true,
             _ => {}

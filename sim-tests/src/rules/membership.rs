@@ -1,6 +1,6 @@
 //! Rules M4 and M5, and what engines do about M1.
 
-use funk::engine::{Input, NodeState};
+use funk::engine::{Input, MemberChange, NodeState};
 
 use super::bench::{Bench, ms, name, raft_id, timing};
 
@@ -20,6 +20,24 @@ pub(super) fn m1_a_refused_change_is_asked_for_again_but_not_at_once() {
     assert_eq!(bench.seats[0].changes.len(), before + 1);
     bench.run(timing().election_max);
     assert_eq!(bench.seats[0].changes.len(), before + 2);
+}
+
+pub(super) fn m2_a_voter_that_leaves_stays_where_the_others_alone_would_be_no_quorum() {
+    let mut bench = Bench::settled(3, 3);
+    bench.kill(1);
+    assert!(bench.run_until(ms(2_000), |bench| bench.owned(1) == 0));
+    bench.input(2, Input::Leave);
+    assert!(bench.run_until(ms(2_000), |bench| bench.owned(2) == 0));
+    bench.run(ms(1_000));
+    let without = |change: &MemberChange| !change.voters.contains(&raft_id(2));
+    let changes = &bench.seats[0].changes;
+    assert!(
+        !changes.iter().any(without),
+        "n0 would need n1: {changes:?}"
+    );
+    bench.restart(1);
+    let asked = |bench: &Bench| bench.seats[0].changes.iter().any(without);
+    assert!(bench.run_until(ms(3_000), asked), "with n1 it may go");
 }
 
 pub(super) fn m4_deaths_within_the_settling_time_become_one_map() {

@@ -1,6 +1,6 @@
 //! Each rule of the protocol as a script on real engines, or on what their log applies to and is kept by; deliberate faults are
-//! tried on them. Rules about the raft configuration (M0 to M3) and about values (P2, the epochs) are tested where they are
-//! decided, in the library.
+//! tried on them. Most rules about the raft configuration (M0 to M3) and about values (P2, the epochs) are tested where they
+//! are decided, in the library.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -92,6 +92,7 @@ rules! {
         i3_an_entry_under_an_older_token_has_no_effect,
         v1_the_version_rises_once_every_member_and_owner_speaks_it;
     membership: m1_a_refused_change_is_asked_for_again_but_not_at_once,
+        m2_a_voter_that_leaves_stays_where_the_others_alone_would_be_no_quorum,
         m4_deaths_within_the_settling_time_become_one_map,
         m5_a_node_that_leaves_is_drained_removed_and_dismissed,
         m5_a_leader_that_leaves_gives_its_shards_away_and_then_leadership,
@@ -104,7 +105,8 @@ rules! {
         s4_nothing_is_served_past_the_lease,
         s5_a_restarted_node_serves_nothing_until_a_map_names_its_new_run,
         s6_a_lease_after_a_lapse_is_another_one,
-        unmoved_shards_never_pause;
+        unmoved_shards_never_pause,
+        a_leader_that_raft_hears_is_not_given_up_for_a_doubt_of_gossip;
     steps: without_a_budget_all_move_at_once,
         m8_a_join_moves_so_many_shards_at_a_time,
         m8_the_next_step_waits_until_what_moved_is_served,

@@ -1,9 +1,10 @@
-//! Rules S1 to S6.
+//! Rules S1 to S6, and what goes on meanwhile.
 
-use funk::engine::{Event, Input, NodeState};
+use funk::engine::membership::MemberState;
+use funk::engine::{Event, Input, Leadership, NodeState};
 use funk::ids::Epoch;
 
-use super::bench::{Bench, ms, timing};
+use super::bench::{Bench, ms, name, timing};
 
 pub(super) fn s1_s2_what_a_proposal_takes_is_closed_at_once_and_acknowledged_when_it_has_drained() {
     let mut bench = Bench::settled(3, 2);
@@ -204,4 +205,27 @@ pub(super) fn unmoved_shards_never_pause() {
         [1, 1, 1],
         "and no lease ever lapsed"
     );
+}
+
+/// A doubt that one lost datagram too many has raised would end everything that is under way to the leader.
+pub(super) fn a_leader_that_raft_hears_is_not_given_up_for_a_doubt_of_gossip() {
+    let mut bench = Bench::settled(3, 3);
+    let is_given_up = |bench: &Bench| {
+        let routes = bench.seats[1].routes.as_ref().expect("it has routes");
+        routes.unreachable.contains(&name(0))
+    };
+    bench.isolate(0);
+    let is_doubted = |bench: &Bench| {
+        let member = &bench.seats[1].engine.members()[&name(0)];
+        member.state == MemberState::Suspect
+    };
+    assert!(bench.run_until(ms(5_000), is_doubted));
+    assert!(!is_given_up(&bench), "its raft messages arrive");
+    let lost = Leadership {
+        term: bench.term,
+        leader: None,
+        is_leader: false,
+    };
+    bench.input(1, Input::Leadership(lost));
+    assert!(is_doubted(&bench) && is_given_up(&bench));
 }

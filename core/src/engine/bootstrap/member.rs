@@ -82,10 +82,13 @@ impl Bootstrap {
             return Some(Refusal::Bound);
         }
         let initiator = self.view.get(&from.instance.node);
-        let known = initiator.is_some_and(|view| {
-            view.is_present && view.instance == from.instance && invite.members[0] == view.raft_id()
-        });
-        if !known {
+        let known = initiator.is_some_and(|view| view.is_present && view.instance == from.instance);
+        // An older store of a member would later be taken for a newer one, and the promise for void.
+        let sees = |id: &RaftId| {
+            let view = self.view.get(&id.node);
+            *id == self.raft_id() || view.is_some_and(|view| view.raft_id() == *id)
+        };
+        if !known || !invite.members.iter().all(sees) {
             return Some(Refusal::Unknown);
         }
         self.sees_smaller(&from.instance.node)

@@ -73,7 +73,7 @@ pub enum Refusal {
     Heard(ClusterId),
     /// It sees a candidate of a smaller name, who should be the initiator.
     Smaller,
-    /// It does not see the initiator as a candidate yet.
+    /// It does not see the initiator as a candidate yet, or another member as it is in the set.
     Unknown,
     /// It expects another number of candidates.
     OtherExpect(u16),

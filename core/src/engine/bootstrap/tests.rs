@@ -378,6 +378,8 @@ fn a_promise_ends_when_a_member_was_never_asked() {
 fn a_smaller_candidate_in_sight_is_waited_for() {
     let mut invite = invites(&mut machine(1)).remove(1);
     let mut three = machine(3);
+    let views = (1..=4).map(|n| (view(n, 1).instance.node, view(n, 1)));
+    three.update(NOW, &views.collect(), None);
     invite.members = vec![
         view(2, 1).raft_id(),
         view(3, 1).raft_id(),
@@ -394,6 +396,35 @@ fn a_smaller_candidate_in_sight_is_waited_for() {
         matches!(&sent[..], [BootstrapOutput::Send { message, .. }] if *message == refuse),
         "{sent:?}"
     );
+}
+
+/// Otherwise the other members' older stores would seem to have replaced those in the set, and the promise void.
+#[test]
+fn nothing_is_promised_to_a_set_of_which_a_member_is_not_in_sight_as_it_is_in_the_set() {
+    let invite = invites(&mut machine(1)).remove(0);
+    let message = BootstrapMessage::Invite(invite.clone());
+    let restarted = CandidateView {
+        store: StoreId(100),
+        ..view(3, 2)
+    };
+    for (third, why) in [(None, "unknown"), (Some(restarted), "with another store")] {
+        let mut two = machine(2);
+        let views = [Some(view(1, 1)), Some(view(2, 1)), third];
+        let views = views.into_iter().flatten();
+        let views = views.map(|view| (view.instance.node.clone(), view));
+        two.update(NOW, &views.collect(), None);
+        outputs(&mut two);
+        two.handle_message(NOW, &peer(&view(1, 1)), message.clone());
+        let refuse = BootstrapMessage::Refuse {
+            cluster: invite.cluster,
+            reason: Refusal::Unknown,
+        };
+        let sent = outputs(&mut two);
+        assert!(
+            matches!(&sent[..], [BootstrapOutput::Send { message, .. }] if *message == refuse),
+            "{why}: {sent:?}"
+        );
+    }
 }
 
 #[test]
